@@ -1,0 +1,47 @@
+"""What was said about a study, turn by turn. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+__all__ = ["Conversation", "Role", "Turn"]
+
+
+class Role(StrEnum):
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One utterance; `checkpoint` names the model that spoke, for assistant turns."""
+
+    role: Role
+    text: str
+    checkpoint: str = ""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns in order. It grows by verbs that return a new value, so undo is a slice."""
+
+    turns: tuple[Turn, ...] = ()
+
+    def ask(self, text: str) -> Conversation:
+        return replace(self, turns=(*self.turns, Turn(Role.USER, text)))
+
+    def answer(self, text: str, checkpoint: str = "") -> Conversation:
+        return replace(self, turns=(*self.turns, Turn(Role.ASSISTANT, text, checkpoint)))
+
+    def before_last_question(self) -> Conversation:
+        """The conversation as it was before the last question; undo and retry start here."""
+        for index in range(len(self.turns) - 1, -1, -1):
+            if self.turns[index].role is Role.USER:
+                return replace(self, turns=self.turns[:index])
+        return Conversation()
+
+    @property
+    def last_question(self) -> str:
+        """The text of the newest user turn, or an empty string."""
+        return next((t.text for t in reversed(self.turns) if t.role is Role.USER), "")

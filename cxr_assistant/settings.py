@@ -1,0 +1,64 @@
+"""Environment and paths: read once, typed, and refused when they make no sense."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxr_assistant.errors import SettingsError
+
+__all__ = ["PROJECT_ROOT", "Settings", "read_settings"]
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One frozen value for the whole process. Each field names its environment variable."""
+
+    weights_dir: Path  # CXR_WEIGHTS_DIR: converted checkpoints and the embedded model
+    checkpoint: str  # CXR_CHECKPOINT: the model that is chosen when the app opens
+    worker: str  # CXR_WORKER: "process" (own process for torch) or "inline"
+    device: str  # CXR_DEVICE: "auto", "cpu" or "cuda"
+    host: str  # CXR_HOST
+    port: int  # CXR_PORT; a Space sets GRADIO_SERVER_PORT
+    max_queue: int  # CXR_MAX_QUEUE: people who may wait
+    threads: int  # CXR_THREADS: CPU threads of the engine, 0 = all cores
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment; raises SettingsError with the variable, its value and what is allowed."""
+    env = os.environ if environ is None else environ
+    weights_dir = Path(env.get("CXR_WEIGHTS_DIR") or PROJECT_ROOT / "weights").expanduser()
+    return Settings(
+        weights_dir=weights_dir,
+        checkpoint=env.get("CXR_CHECKPOINT", "embedded"),
+        worker=_choice(env, "CXR_WORKER", "process", ("process", "inline")),
+        device=_choice(env, "CXR_DEVICE", "auto", ("auto", "cpu", "cuda")),
+        host=env.get("CXR_HOST") or env.get("GRADIO_SERVER_NAME") or "127.0.0.1",
+        port=_integer(env, "CXR_PORT", _integer(env, "GRADIO_SERVER_PORT", 7860, 0, 65535), 0, 65535),
+        max_queue=_integer(env, "CXR_MAX_QUEUE", 24, 1, 1000),
+        threads=_integer(env, "CXR_THREADS", 0, 0, 256),
+    )
+
+
+def _choice(env: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:
+    value = env.get(name, default)
+    if value not in allowed:
+        raise SettingsError(f"{name} is {value!r}; allowed: {', '.join(allowed)}.", hint=f"Unset it for {default!r}.")
+    return value
+
+
+def _integer(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = env.get(name, "")
+    if not text:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise SettingsError(f"{name} is {text!r}; allowed: a whole number from {low} to {high}.")
+    return value
