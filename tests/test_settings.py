@@ -1,0 +1,38 @@
+"""Settings are read once from the environment, and a bad value is an error that names its variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cxr_assistant.errors import SettingsError
+from cxr_assistant.settings import PROJECT_ROOT, read_settings
+
+
+def test_an_empty_environment_gives_the_embedded_model_on_loopback() -> None:
+    settings = read_settings({})
+    assert (settings.checkpoint, settings.host, settings.port) == ("embedded", "127.0.0.1", 7860)
+    assert settings.weights_dir == PROJECT_ROOT / "weights"
+
+
+def test_each_field_follows_its_variable() -> None:
+    settings = read_settings(
+        {"CXR_WEIGHTS_DIR": "/models", "CXR_DEVICE": "cuda", "CXR_WORKER": "inline", "CXR_THREADS": "4"}
+    )
+    assert (settings.weights_dir, settings.device) == (Path("/models"), "cuda")
+    assert (settings.worker, settings.threads) == ("inline", 4)
+
+
+def test_our_port_wins_over_the_port_of_a_space() -> None:
+    assert read_settings({"GRADIO_SERVER_PORT": "7861"}).port == 7861
+    assert read_settings({"GRADIO_SERVER_PORT": "7861", "CXR_PORT": "8000"}).port == 8000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("CXR_DEVICE", "tpu"), ("CXR_WORKER", "thread"), ("CXR_PORT", "99999"), ("CXR_MAX_QUEUE", "many")],
+)
+def test_a_bad_value_is_named_with_its_variable(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is '{value}'; allowed:"):
+        read_settings({name: value})
