@@ -1,0 +1,206 @@
+"""What is served, as data: one `Checkpoint` per model, found by reading this folder.
+
+Knows what a checkpoint declares about itself; must not know how any of them is fetched, built or run,
+and imports no torch, so that listing is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol, cast
+
+from cxr_assistant.conversation import Conversation
+from cxr_assistant.errors import CheckpointError, UnknownCheckpoint, UnsupportedTask
+from cxr_assistant.imaging.transforms import ImageSpec
+from cxr_assistant.study import Study, ViewPosition
+from cxr_assistant.tasks import Task
+
+if TYPE_CHECKING:
+    from cxr_assistant.models.vlm import Processor, Prompt, VisionLanguageModel
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointModule",
+    "Licence",
+    "RemoteFile",
+    "TaskWording",
+    "find_module",
+    "get_checkpoint",
+    "list_checkpoints",
+]
+
+_REVISION = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Licence:
+    """The terms under which the weights may be used; `terms` is one or two sentences for a person."""
+
+    name: str
+    url: str
+    terms: str
+    needs_acceptance: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """One file on the Hub at a pinned revision; size in bytes and SHA-256 are None where not known."""
+
+    repository: str
+    revision: str
+    path: str
+    size: int | None = None
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_pinned(self.repository, self.revision)
+        if self.sha256 is not None and not _SHA256.fullmatch(self.sha256):
+            raise CheckpointError(
+                f"SHA-256 of {self.path} is {self.sha256!r}; allowed: 64 hexadecimal digits."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskWording:
+    """How one task is put into words: `prompt` as in training, with {text} where the person's words go.
+
+    `hint` tells the person what to type when `needs_text`; `num_images` is what the task needs at least.
+    """
+
+    prompt: str
+    hint: str = ""
+    needs_text: bool = False
+    needs_prior: bool = False
+    num_images: int = 1
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model that can be chosen, and all that a person or a loader must know before touching its weights.
+
+    `repository` and `revision` identify what spoke; `files` is everything to download, base models
+    included. `image` is the published preprocessing; a folder's own configuration wins over it.
+    """
+
+    name: str
+    title: str
+    summary: str
+    repository: str
+    revision: str
+    files: tuple[RemoteFile, ...]
+    licence: Licence
+    citation: str
+    tasks: Mapping[Task, TaskWording] = field(hash=False)
+    image: ImageSpec
+    max_images: int
+    views: frozenset[ViewPosition]
+    supports_prior: bool
+    supports_boxes: bool
+    multi_turn: bool
+    phantoms_only: bool
+    context_length: int
+    can: tuple[str, ...]
+    cannot: tuple[str, ...]
+    weakness: str
+    num_parameters: int
+    max_new_tokens: int = 256
+    is_embedded: bool = False
+
+    def __post_init__(self) -> None:
+        _require_pinned(self.repository, self.revision)
+        object.__setattr__(self, "tasks", MappingProxyType(dict(self.tasks)))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A mapping proxy cannot be pickled; between processes the name is enough.
+        return (get_checkpoint, (self.name,))
+
+    def wording(self, task: Task) -> TaskWording:
+        """The words of `task`; raises UnsupportedTask with the tasks that there are."""
+        if task not in self.tasks:
+            raise UnsupportedTask(
+                f"{self.title} was not trained for '{task}'; it offers: {', '.join(self.tasks)}.",
+                hint="Choose one of these tasks or another model.",
+            )
+        return self.tasks[task]
+
+
+class CheckpointModule(Protocol):
+    """A file of this folder, in five parts: docstring, CHECKPOINT(S), WEIGHT_MAP, `render`, `build`.
+
+    `convert` turns the published layout (local folders, one per repository, in any order) into the folder
+    that `build` reads; checkpoints that are published in that form already have none.
+    """
+
+    WEIGHT_MAP: Mapping[str, str | None]
+
+    def render(
+        self,
+        checkpoint: Checkpoint,
+        study: Study,
+        conversation: Conversation,
+        task: Task,
+        processor: Processor,
+    ) -> Prompt:
+        """The prompt exactly as in training; the newest user turn of `conversation` is the question."""
+
+    def build(self, directory: Path, *, device: str, precision: str) -> VisionLanguageModel:
+        """The model of a converted folder; `precision` is a `models.precision.Precision` value."""
+
+    def convert(self, sources: Sequence[Path], target: Path, *, precision: str) -> None:
+        """Write the converted folder into the empty directory `target`."""
+
+
+def list_checkpoints() -> tuple[Checkpoint, ...]:
+    """Every checkpoint of this folder, by name; the embedded one first."""
+    return tuple(sorted(_menu(), key=lambda c: (not c.is_embedded, c.name)))
+
+
+def get_checkpoint(name: str) -> Checkpoint:
+    """The checkpoint called `name`; raises UnknownCheckpoint with the names that there are."""
+    for checkpoint in list_checkpoints():
+        if checkpoint.name == name:
+            return checkpoint
+    names = ", ".join(sorted(c.name for c in list_checkpoints()))
+    raise UnknownCheckpoint(f"Unknown checkpoint {name!r}; available: {names}.", hint="Choose one of these.")
+
+
+def find_module(name: str) -> CheckpointModule:
+    """The file that declares the checkpoint called `name`; raises UnknownCheckpoint."""
+    return cast(CheckpointModule, importlib.import_module(_menu()[get_checkpoint(name)]))
+
+
+@cache
+def _menu() -> Mapping[Checkpoint, str]:
+    """Each checkpoint and the module that declares it. No registry: the folder listing is the menu."""
+    found: dict[Checkpoint, str] = {}
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        qualified = f"{__package__}.{module.name}"
+        for checkpoint in _declared_in(qualified):
+            if any(checkpoint.name == other.name for other in found):
+                raise CheckpointError(f"Two checkpoints are called {checkpoint.name!r}.", hint="Rename one.")
+            found[checkpoint] = qualified
+    return found
+
+
+def _declared_in(module_name: str) -> Iterator[Checkpoint]:
+    module = importlib.import_module(module_name)
+    if hasattr(module, "CHECKPOINT"):
+        yield module.CHECKPOINT
+    yield from getattr(module, "CHECKPOINTS", ())
+
+
+def _require_pinned(repository: str, revision: str) -> None:
+    if not _REVISION.fullmatch(revision):
+        raise CheckpointError(
+            f"{repository} is pinned to {revision!r}; allowed: a commit of 40 hexadecimal digits.",
+            hint="A branch or tag can change under a checkpoint.",
+        )
