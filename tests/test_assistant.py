@@ -1,0 +1,229 @@
+"""The front desk: what it hands to the worker, what it says in notices, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cxr_assistant.assistant import Assistant, make_session_key
+from cxr_assistant.checkpoints.spec import Checkpoint, TaskWording
+from cxr_assistant.conversation import Conversation
+from cxr_assistant.errors import (
+    ForeignImage,
+    GenerationError,
+    MissingRadiograph,
+    UnknownCheckpoint,
+    UnsupportedTask,
+)
+from cxr_assistant.generation import FinishReason, collect
+from cxr_assistant.study import Study, ViewPosition
+from cxr_assistant.tasks import Task
+from tests.doubles import ScriptedWorker, make_checkpoint, make_film
+
+FRONTAL_ONLY = frozenset({ViewPosition.PA, ViewPosition.AP, ViewPosition.UNKNOWN})
+EMBEDDED = make_checkpoint()
+LLAVA = make_checkpoint("llava", views=FRONTAL_ONLY)
+CHEX = make_checkpoint(
+    "chex",
+    max_images=2,
+    supports_prior=True,
+    supports_boxes=True,
+    tasks={
+        **EMBEDDED.tasks,
+        Task.GROUNDING: TaskWording(prompt="Locate {text}.", needs_text=True),
+        Task.PROGRESSION: TaskWording(prompt="Compare.", needs_prior=True, num_images=2),
+        Task.VIEW_MATCHING: TaskWording(prompt="Same study?", num_images=2),
+    },
+)
+MENU = (EMBEDDED, LLAVA, CHEX)
+STUDY = Study((make_film(),))
+LATERAL = make_film(1, ViewPosition.LATERAL)
+QUESTION = Conversation().ask("Is there an effusion?")
+
+
+@pytest.fixture
+def worker() -> ScriptedWorker:
+    return ScriptedWorker()
+
+
+@pytest.fixture
+def assistant(worker: ScriptedWorker) -> Assistant:
+    return Assistant(worker, menu=MENU)
+
+
+def codes(answer_of: Assistant, study: Study, task: Task, checkpoint: str | None = None) -> list[str]:
+    return [n.code for n in collect(answer_of.respond(study, QUESTION, task, checkpoint=checkpoint)).notices]
+
+
+def test_an_answer_streams_through_and_says_who_spoke(assistant: Assistant) -> None:
+    answer = collect(assistant.respond(STUDY, QUESTION, Task.QUESTION))
+    assert answer.text == "The lungs are clear. "
+    assert (answer.checkpoint, answer.revision) == ("embedded", EMBEDDED.revision)
+    assert answer.notices == ()
+
+
+def test_a_task_without_words_is_asked_in_the_words_of_the_checkpoint(
+    assistant: Assistant, worker: ScriptedWorker
+) -> None:
+    collect(assistant.respond(STUDY, Conversation(), Task.FINDINGS))
+    assert worker.requests[0].conversation.last_question == "Describe the findings."
+
+
+def test_a_persons_own_words_are_kept(assistant: Assistant, worker: ScriptedWorker) -> None:
+    collect(assistant.respond(STUDY, QUESTION, Task.FINDINGS))
+    assert worker.requests[0].conversation == QUESTION
+
+
+def test_an_empty_question_is_refused(assistant: Assistant) -> None:
+    for empty in (Conversation(), Conversation().ask("  ")):
+        with pytest.raises(GenerationError, match="question is empty"):
+            assistant.respond(STUDY, empty, Task.QUESTION)
+
+
+def test_a_question_without_a_film_is_refused_before_the_worker_is_asked(
+    assistant: Assistant, worker: ScriptedWorker
+) -> None:
+    with pytest.raises(MissingRadiograph, match="no radiograph"):
+        assistant.respond(Study(), QUESTION, Task.QUESTION)
+    assert worker.requests == []
+
+
+def test_an_unknown_checkpoint_is_refused_with_the_menu(assistant: Assistant) -> None:
+    with pytest.raises(UnknownCheckpoint, match="available: chex, embedded, llava"):
+        assistant.respond(STUDY, QUESTION, Task.QUESTION, checkpoint="llava_rad")
+
+
+def test_the_default_checkpoint_must_be_on_the_menu(worker: ScriptedWorker) -> None:
+    with pytest.raises(UnknownCheckpoint):
+        Assistant(worker, checkpoint="nobody", menu=MENU)
+
+
+def test_a_lateral_view_that_is_not_read_is_named(assistant: Assistant, worker: ScriptedWorker) -> None:
+    study = Study((LATERAL, *STUDY.radiographs))
+    answer = collect(assistant.respond(study, QUESTION, Task.QUESTION, checkpoint="llava"))
+    assert answer.notices[0].text == "Llava reads one frontal radiograph; the lateral view was not used."
+    assert worker.requests[0].study == STUDY
+
+
+def test_of_two_films_a_one_film_model_reads_the_frontal_one(
+    assistant: Assistant, worker: ScriptedWorker
+) -> None:
+    study = Study((LATERAL, *STUDY.radiographs))
+    assert codes(assistant, study, Task.QUESTION) == ["unused-lateral"]
+    assert worker.requests[0].study == STUDY
+
+
+def test_a_film_too_many_is_named(assistant: Assistant) -> None:
+    assert codes(assistant, Study((make_film(1), make_film(2))), Task.QUESTION) == ["unused-film"]
+
+
+def test_a_lateral_alone_is_read_by_a_model_that_knows_laterals(
+    assistant: Assistant, worker: ScriptedWorker
+) -> None:
+    assert codes(assistant, Study((LATERAL,)), Task.QUESTION) == []
+    assert worker.requests[0].study == Study((LATERAL,))
+
+
+def test_a_lateral_alone_is_refused_by_a_frontal_model(assistant: Assistant) -> None:
+    with pytest.raises(MissingRadiograph, match="Llava reads frontal radiographs"):
+        assistant.respond(Study((LATERAL,)), QUESTION, Task.QUESTION, checkpoint="llava")
+
+
+@pytest.mark.parametrize("checkpoint", ["embedded", "chex"])
+def test_a_prior_that_is_not_used_is_named(
+    assistant: Assistant, worker: ScriptedWorker, checkpoint: str
+) -> None:
+    study = STUDY.with_prior(Study((make_film(2),)))
+    assert codes(assistant, study, Task.FINDINGS, checkpoint) == ["unused-prior"]
+    assert worker.requests[0].study.prior is None
+
+
+def test_a_comparison_uses_the_prior(assistant: Assistant, worker: ScriptedWorker) -> None:
+    study = STUDY.with_prior(Study((make_film(2),)))
+    assert codes(assistant, study, Task.PROGRESSION, "chex") == []
+    assert worker.requests[0].study == study
+
+
+def test_a_comparison_leaves_room_for_the_prior(assistant: Assistant) -> None:
+    study = Study((make_film(1), make_film(2))).with_prior(Study((make_film(3),)))
+    assert codes(assistant, study, Task.PROGRESSION, "chex") == ["unused-film"]
+
+
+def test_a_comparison_without_a_prior_is_refused(assistant: Assistant) -> None:
+    with pytest.raises(MissingRadiograph, match="needs a prior"):
+        assistant.respond(STUDY, QUESTION, Task.PROGRESSION, checkpoint="chex")
+
+
+def test_a_task_over_two_films_is_refused_for_one(assistant: Assistant) -> None:
+    with pytest.raises(MissingRadiograph, match="2 radiographs are needed"):
+        assistant.respond(STUDY, QUESTION, Task.VIEW_MATCHING, checkpoint="chex")
+
+
+def test_a_strangers_prior_is_noticed(assistant: Assistant) -> None:
+    ours, theirs = make_film(1, patient_hash="a"), make_film(2, patient_hash="b")
+    study = Study((ours,)).with_prior(Study((theirs,)))
+    assert codes(assistant, study, Task.PROGRESSION, "chex") == ["stranger-prior"]
+
+
+def test_a_chosen_model_is_kept_for_a_task_it_was_not_trained_for(assistant: Assistant) -> None:
+    answer = collect(assistant.respond(STUDY, QUESTION, Task.IMPRESSION, checkpoint="llava"))
+    assert answer.notices[0].text == (
+        "Llava was trained for findings, question; this request is outside that."
+    )
+    assert answer.checkpoint == "llava"
+
+
+def test_boxes_are_not_asked_of_a_model_that_cannot_draw_them(assistant: Assistant) -> None:
+    with pytest.raises(UnsupportedTask, match="was not trained to locate a phrase") as caught:
+        assistant.respond(STUDY, QUESTION, Task.GROUNDING, checkpoint="llava")
+    assert caught.value.hint == "Choose Chex (chex) to locate a phrase."
+
+
+def test_left_to_itself_a_ready_model_trained_for_the_task_answers_and_is_named(
+    worker: ScriptedWorker,
+) -> None:
+    assistant = Assistant(worker, checkpoint="llava", menu=MENU, is_ready=lambda c: c.name == "chex")
+    answer = collect(assistant.respond(STUDY, QUESTION, Task.GROUNDING))
+    assert answer.checkpoint == "chex"
+    assert answer.notices[0].text == "Chex answers: Llava was not trained to locate a phrase."
+
+
+def test_nothing_is_chosen_that_would_have_to_be_downloaded(assistant: Assistant) -> None:
+    with pytest.raises(UnsupportedTask):
+        assistant.respond(STUDY, QUESTION, Task.GROUNDING)
+
+
+def test_the_embedded_model_is_never_a_fallback(worker: ScriptedWorker) -> None:
+    only_views = replace_tasks(LLAVA, {Task.VIEW: TaskWording(prompt="View?")})
+    assistant = Assistant(worker, checkpoint="llava", menu=(EMBEDDED, only_views), is_ready=lambda _: True)
+    answer = collect(assistant.respond(STUDY, QUESTION, Task.FINDINGS))
+    assert (answer.checkpoint, answer.notices[0].code) == ("llava", "outside-training")
+
+
+def replace_tasks(checkpoint: Checkpoint, tasks: dict[Task, TaskWording]) -> Checkpoint:
+    return replace(checkpoint, tasks=tasks)
+
+
+def test_a_real_film_is_refused_with_the_models_to_choose_instead(worker: ScriptedWorker) -> None:
+    worker.script = lambda _: ForeignImage("Distance 9.")
+    with pytest.raises(ForeignImage, match="no report is written") as caught:
+        collect(Assistant(worker, menu=MENU).respond(STUDY, QUESTION, Task.QUESTION))
+    assert caught.value.hint == "Choose Llava (llava) or Chex (chex) for real films."
+
+
+def test_a_cancelled_answer_ends_as_cancelled(assistant: Assistant) -> None:
+    answer = collect(assistant.respond(STUDY, QUESTION, Task.QUESTION, is_cancelled=lambda: True))
+    assert (answer.text, answer.finish_reason) == ("", FinishReason.CANCELLED)
+
+
+def test_the_desk_hands_warm_up_health_and_close_to_the_worker(worker: ScriptedWorker) -> None:
+    with Assistant(worker, menu=MENU) as assistant:
+        assistant.warm_up()
+        assert assistant.health() == "well"
+    assert (worker.loaded, worker.is_closed) == (["embedded"], True)
+
+
+def test_a_session_key_is_never_the_same_twice() -> None:
+    assert make_session_key() != make_session_key()
+    assert len(make_session_key()) == 32
