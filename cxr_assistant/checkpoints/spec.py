@@ -7,7 +7,6 @@ and imports no torch, so that listing is instant.
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ __all__ = [
 ]
 
 _REVISION = re.compile(r"[0-9a-f]{40}")
+_DECLARATION = re.compile(r"^CHECKPOINTS?\b", re.MULTILINE)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -182,8 +182,10 @@ def find_module(name: str) -> CheckpointModule:
 def _menu() -> Mapping[Checkpoint, str]:
     """Each checkpoint and the module that declares it. No registry: the folder listing is the menu."""
     found: dict[Checkpoint, str] = {}
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        qualified = f"{__package__}.{module.name}"
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if not _declares_checkpoints(path):
+            continue
+        qualified = f"{__package__}.{path.stem}"
         for checkpoint in _declared_in(qualified):
             if any(checkpoint.name == other.name for other in found):
                 raise CheckpointError(f"Two checkpoints are called {checkpoint.name!r}.", hint="Rename one.")
@@ -196,6 +198,11 @@ def _declared_in(module_name: str) -> Iterator[Checkpoint]:
     if hasattr(module, "CHECKPOINT"):
         yield module.CHECKPOINT
     yield from getattr(module, "CHECKPOINTS", ())
+
+
+def _declares_checkpoints(path: Path) -> bool:
+    # Read, not imported: the room's other files may import torch, and listing must stay instant.
+    return _DECLARATION.search(path.read_text("utf-8")) is not None
 
 
 def _require_pinned(repository: str, revision: str) -> None:
