@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from cxr_assistant.engine.worker import Health, Worker
     from cxr_assistant.imaging.phantom import Phantom
 
-__all__ = ["GREEDY", "Assistant", "load", "make_session_key", "read_study"]
+__all__ = ["GREEDY", "Assistant", "is_converted", "load", "make_session_key", "read_study"]
 
 GREEDY = SamplingParams()
 _NEEDS_BOXES = frozenset({Task.GROUNDING, Task.DETECTION})
@@ -94,6 +94,13 @@ class Assistant:
             params=params,
         )
         return self._stream(chosen, (*choice_notices, *film_notices), request, is_cancelled)
+
+    def in_words(self, task: Task, text: str = "", checkpoint: str | None = None) -> str:
+        """What to ask for `task`: the checkpoint's exact words around `text`, or `text` where it has none."""
+        wording = self._choose(task, checkpoint)[0].tasks.get(task)
+        if wording is None:
+            return text
+        return wording.prompt.replace("{text}", text) if wording.needs_text else text or wording.prompt
 
     def read(self, data: bytes, session_key: bytes | None = None) -> Radiograph:
         """The radiograph in `data`; `session_key` lets films of one session be compared (see Radiograph)."""
@@ -200,7 +207,7 @@ def load(
     return Assistant(
         _make_worker(worker or settings.worker, settings),
         checkpoint=checkpoint or settings.checkpoint,
-        is_ready=partial(_is_converted, settings.weights_dir),
+        is_ready=partial(is_converted, settings.weights_dir),
     )
 
 
@@ -246,7 +253,10 @@ def _make_service(settings: Settings) -> Any:
     return make_service(settings)
 
 
-def _is_converted(weights_dir: Path, checkpoint: Checkpoint) -> bool:
+def is_converted(weights_dir: Path, checkpoint: Checkpoint) -> bool:
+    """True when `checkpoint` can be loaded without fetching anything."""
+    if checkpoint.is_embedded:
+        return True
     return (weights_dir / f"{checkpoint.name}-{checkpoint.revision[:12]}").is_dir()
 
 

@@ -67,7 +67,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 def nodes_that_run(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those under `if TYPE_CHECKING`: naming the type of a value that was handed over is free."""
+    """Every node but those under `if TYPE_CHECKING`: the type of a value handed over may be named."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             continue

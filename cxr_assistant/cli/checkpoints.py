@@ -1,0 +1,104 @@
+"""`checkpoints`: list what can be chosen, fetch what is published, make random weights for measuring."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_assistant.cli.arguments import Subparsers
+from cxr_assistant.cli.arguments import add_command as add
+from cxr_assistant.cli.output import Console
+
+if TYPE_CHECKING:
+    from cxr_assistant.checkpoints.spec import Checkpoint
+
+__all__ = ["add_command", "card_of"]
+
+
+def add_command(subparsers: Subparsers) -> None:
+    parser = add(subparsers, "checkpoints", list_all, "List, fetch or imitate checkpoints.")
+    actions = parser.add_subparsers(metavar="ACTION")
+    add(actions, "list", list_all, "What can be chosen, and under which licence (the default).")
+    fetch_parser = add(actions, "fetch", fetch, "Download, verify and convert one checkpoint.")
+    fetch_parser.add_argument("name", help="such as llava-rad")
+    fetch_parser.add_argument("--weights", metavar="DIR", type=Path, help="where the converted folder goes")
+    fetch_parser.add_argument("--accept-licence", metavar="NAME", action="append", default=[])
+    random_parser = add(actions, "make-random", make_random, "Write random weights in the published layout.")
+    random_parser.add_argument("name", help="such as llava-rad")
+    random_parser.add_argument(
+        "directory", type=Path, metavar="DIR", help="a folder that is empty or not there yet"
+    )
+
+
+def list_all(arguments: argparse.Namespace, console: Console) -> int:
+    from cxr_assistant.assistant import is_converted
+    from cxr_assistant.checkpoints.spec import list_checkpoints
+    from cxr_assistant.settings import read_settings
+
+    weights_dir = read_settings().weights_dir
+    for checkpoint in list_checkpoints():
+        card = card_of(checkpoint) | {"is_ready": is_converted(weights_dir, checkpoint)}
+        console.result(card, _as_text(card))
+    return 0
+
+
+def fetch(arguments: argparse.Namespace, console: Console) -> int:
+    from cxr_assistant.checkpoints.licences import accept_licence
+    from cxr_assistant.checkpoints.spec import get_checkpoint
+    from cxr_assistant.checkpoints.weights import fetch as fetch_weights
+    from cxr_assistant.settings import read_settings
+
+    for name in arguments.accept_licence:
+        accept_licence(get_checkpoint(name))
+    checkpoint = get_checkpoint(arguments.name)
+    weights_dir = arguments.weights or read_settings().weights_dir
+    directory = fetch_weights(
+        checkpoint, weights_dir, on_progress=lambda progress: console.progress(progress.sentence)
+    )
+    console.end_progress()
+    values = {"status": "ok", "checkpoint": checkpoint.name, "directory": str(directory)}
+    console.result(values, f"{checkpoint.title} is ready.")
+    return 0
+
+
+def make_random(arguments: argparse.Namespace, console: Console) -> int:
+    from cxr_assistant.checkpoints.spec import get_checkpoint
+    from cxr_assistant.checkpoints.weights import make_random as write_random
+
+    checkpoint = get_checkpoint(arguments.name)
+    write_random(checkpoint, arguments.directory)
+    values = {"status": "ok", "checkpoint": checkpoint.name, "directory": str(arguments.directory)}
+    console.result(
+        values, f"Random weights in the layout of {checkpoint.title} are in {arguments.directory}."
+    )
+    return 0
+
+
+def card_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The documented keys of a checkpoint's card."""
+    return {
+        "name": checkpoint.name,
+        "title": checkpoint.title,
+        "summary": checkpoint.summary,
+        "repository": checkpoint.repository,
+        "revision": checkpoint.revision,
+        "tasks": [task.value for task in checkpoint.tasks],
+        "max_images": checkpoint.max_images,
+        "views": sorted(view.value for view in checkpoint.views),
+        "supports_prior": checkpoint.supports_prior,
+        "supports_boxes": checkpoint.supports_boxes,
+        "phantoms_only": checkpoint.phantoms_only,
+        "licence": checkpoint.licence.name,
+        "licence_url": checkpoint.licence.url,
+        "terms": checkpoint.licence.terms,
+        "weakness": checkpoint.weakness,
+    }
+
+
+def _as_text(card: dict[str, Any]) -> str:
+    state = "ready" if card["is_ready"] else "not fetched"
+    return (
+        f"{card['name']}  ({card['title']}, {state})\n  {card['summary']}\n"
+        f"  tasks: {', '.join(card['tasks'])}\n  licence: {card['licence']}. {card['terms']}"
+    )

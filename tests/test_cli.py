@@ -1,0 +1,247 @@
+"""The command line as people and scripts meet it: results on stdout, sentences on stderr, stable keys."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cxr_assistant.assistant
+from cxr_assistant.assistant import Assistant
+from cxr_assistant.checkpoints.spec import TaskWording
+from cxr_assistant.cli import main
+from cxr_assistant.errors import ForeignImage
+from cxr_assistant.imaging.rendering import encode_png
+from cxr_assistant.tasks import Task
+from tests.doubles import ScriptedWorker, make_checkpoint
+
+EMBEDDED = make_checkpoint()
+MENU = (EMBEDDED, make_checkpoint("llava", tasks={**EMBEDDED.tasks, Task.VIEW: TaskWording(prompt="View?")}))
+ANSWER_KEYS = {"checkpoint", "revision", "text", "notices", "groundings", "finish_reason", "usage"}
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> ScriptedWorker:
+    worker = ScriptedWorker()
+
+    def load(checkpoint: str | None = None, **_: Any) -> Assistant:
+        return Assistant(worker, checkpoint=checkpoint or "embedded", menu=MENU)
+
+    monkeypatch.setattr(cxr_assistant.assistant, "load", load)
+    return worker
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Callable[..., str]:
+    def write(name: str = "film.png", shade: int = 0) -> str:
+        rows = np.linspace(shade, 255, 64, dtype=np.uint8)
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encode_png(np.add.outer(rows // 2, rows // 2)))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def objects(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_a_report_is_the_answer_on_stdout_and_who_spoke_on_stderr(run, worker, film) -> None:
+    code, out, err = run("report", film())
+    assert (code, out) == (0, "The lungs are clear. \n")
+    assert "[embedded 000000000000, 4 tokens, 0.0 s, stop]" in err
+
+
+def test_a_report_in_json_has_the_documented_keys(run, worker, film) -> None:
+    code, out, _ = run("report", film(), "--json")
+    (line,) = objects(out)
+    assert code == 0
+    assert set(line) == {"status", "films", "key", "task", *ANSWER_KEYS}
+    assert set(line["usage"]) == {
+        "prompt_tokens",
+        "reused_tokens",
+        "completion_tokens",
+        "time_to_first_token_s",
+        "total_s",
+    }
+
+
+def test_a_folder_is_one_study_per_film_whatever_its_name(run, worker, film, tmp_path: Path) -> None:
+    film("a/one.png", 1)
+    film("a/b/extensionless", 2)
+    film("a/.hidden", 3)
+    code, out, _ = run("report", tmp_path / "a", "--json")
+    names = [Path(line["films"][0]).name for line in objects(out)]
+    assert (code, names) == (0, ["one.png", "extensionless"])
+
+
+def test_a_batch_goes_on_after_a_file_that_is_no_film(run, worker, film, tmp_path: Path) -> None:
+    wrong = tmp_path / "letter.dcm"
+    wrong.write_text("Dear colleague,")
+    code, out, err = run("report", wrong, film(), "--json")
+    assert code == 2
+    assert [line["status"] for line in objects(out)] == ["error", "ok"]
+    assert set(objects(out)[0]["error"]) == {"code", "message", "hint"}
+    assert "1 reported, 0 already there, 1 failed" in err
+    assert "Traceback" not in err
+
+
+def test_a_batch_is_taken_up_where_it_was_left(run, worker, film, tmp_path: Path) -> None:
+    out_file = tmp_path / "reports.jsonl"
+    run("report", film("one.png", 1), "--out", out_file)
+    with out_file.open("a") as sink:
+        sink.write('{"status": "o')  # the run was cut off here
+    code, _, err = run("report", film("one.png", 1), film("two.png", 2), "--out", out_file)
+    assert code == 0
+    assert len(worker.requests) == 2
+    assert "1 reported, 1 already there, 0 failed" in err
+    assert json.loads(out_file.read_text().splitlines()[-1])["status"] == "ok"
+
+
+def test_another_model_is_another_answer_and_not_skipped(run, worker, film, tmp_path: Path) -> None:
+    out_file = tmp_path / "reports.jsonl"
+    for checkpoint in ("embedded", "llava"):
+        run("report", film(), "--out", out_file, "--checkpoint", checkpoint)
+    assert [json.loads(line)["checkpoint"] for line in out_file.read_text().splitlines()] == [
+        "embedded",
+        "llava",
+    ]
+
+
+def test_films_together_are_one_study(run, worker, film) -> None:
+    code, out, err = run("report", film("a.png", 1), film("b.png", 2), "--together", "--json")
+    assert (code, len(objects(out))) == (0, 1)
+    assert "a further film was not used" in err
+
+
+def test_questions_follow_each_other_in_one_conversation(run, worker, film) -> None:
+    code, out, _ = run("ask", "Is there an effusion?", film(), "--then", "Which side?", "--json")
+    assert code == 0
+    assert [line["question"] for line in objects(out)] == ["Is there an effusion?", "Which side?"]
+    assert set(objects(out)[0]) == {"status", "task", "question", *ANSWER_KEYS}
+    assert len(worker.requests[1].conversation.turns) == 3
+
+
+def test_a_real_film_is_refused_in_one_sentence(run, worker, film) -> None:
+    worker.script = lambda _: ForeignImage("far")
+    code, out, err = run("ask", "Is there an effusion?", film())
+    assert (code, out) == (2, "")
+    assert "this film is none" in err and "Choose Llava (llava)" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("ask", "What?", "nowhere.png"), "nowhere.png: There is no such file."),
+        (("report", "nowhere.png", "--task", "diagnose"), "Unknown task 'diagnose'; allowed: findings"),
+        (("report", "nowhere.png", "--temperature", "9"), "temperature is 9.0; allowed: 0 to 2."),
+        (("inspect", "nowhere.png"), "nowhere.png: There is no such file."),
+        (("inspect", "a.png", "b.png", "--png", "c.png"), "--png writes one film; 2 files were given."),
+        (("phantom", "--finding", "flu"), "Unknown finding 'flu'; allowed: none, pleural-effusion"),
+        (("phantom", "--finding", "nodule:left:right"), "'right' says nothing more about a finding"),
+        (("phantom", "--view", "oblique"), "The view is 'oblique'; allowed: PA, AP, LATERAL."),
+        (("checkpoints", "fetch", "llava_rad"), "Unknown checkpoint 'llava_rad'; available:"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else None,
+)
+def test_what_cannot_be_used_is_one_sentence_and_exit_code_2(run, worker, arguments, sentence) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert err.count("\n") == 1 or arguments[0] == "report"
+
+
+def test_an_error_in_json_is_an_object_too(run, worker) -> None:
+    code, out, _ = run("ask", "What?", "nowhere.png", "--json")
+    (line,) = objects(out)
+    assert (code, line["status"], line["error"]["code"]) == (2, "error", "no_file")
+
+
+def test_a_defect_of_ours_shows_no_traceback(run, worker, film, monkeypatch) -> None:
+    monkeypatch.delenv("CXR_DEBUG", raising=False)
+    worker.script = lambda _: ZeroDivisionError()
+    code, _, err = run("ask", "What?", film())
+    assert code == 1
+    assert "ZeroDivisionError" in err and "Traceback" not in err
+
+
+def test_inspect_shows_the_facts_of_a_film_and_nothing_of_the_patient(run, film) -> None:
+    code, out, _ = run("inspect", film(), "--json")
+    (line,) = objects(out)
+    assert (code, line["status"], line["width"], line["height"]) == (0, "ok", 64, 64)
+    assert {"patient_hash", "day_offset"}.isdisjoint(line)
+
+
+def test_inspect_writes_the_film_as_people_see_it(run, film, tmp_path: Path) -> None:
+    code, out, _ = run("inspect", film(), "--png", tmp_path / "seen.png")
+    assert code == 0
+    assert "bits stored" in out
+    assert (tmp_path / "seen.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["x.dcm", "x.png"])
+def test_a_phantom_is_written_and_can_be_read_again(run, tmp_path: Path, name: str) -> None:
+    target = tmp_path / name
+    wish = ("--finding", "pleural-effusion:left:large", "--view", "PA", "--seed", "5", "--size", "128")
+    code, out, _ = run("phantom", *wish, "--out", target, "--json")
+    (truth,) = objects(out)
+    assert code == 0
+    assert set(truth) == {"status", "out", "seed", "view", "findings", "report", "questions"}
+    assert [(f["kind"], f["side"], f["severity"]) for f in truth["findings"]] == [
+        ("pleural-effusion", "left", "large")
+    ]
+    assert objects(run("inspect", target, "--json")[1])[0]["height"] == 128
+
+
+def test_a_phantom_without_findings_says_so(run) -> None:
+    assert "no finding" in run("phantom", "--finding", "none", "--size", "64")[1]
+
+
+def test_the_list_of_checkpoints_names_licence_and_readiness(run) -> None:
+    code, out, _ = run("checkpoints", "list", "--json")
+    cards = {card["name"]: card for card in objects(out)}
+    assert code == 0
+    assert cards["embedded"]["is_ready"]
+    assert all(card["licence"] and card["terms"] for card in cards.values())
+
+
+def test_listing_checkpoints_is_instant_and_imports_no_torch() -> None:
+    code = (
+        "import sys; from cxr_assistant.cli import main; main(['checkpoints']);"
+        "sys.exit(bool({'torch', 'transformers', 'gradio', 'pydicom'} & set(sys.modules)))"
+    )
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30, stdout=subprocess.DEVNULL)
+    # 0.3 s on an idle machine; the bound leaves room for a busy one and is far below an import of torch.
+    assert time.perf_counter() - started < 2.5
+
+
+def test_terminal_escapes_in_generated_text_are_not_obeyed(run, worker, film) -> None:
+    from tests.doubles import speak
+
+    worker.script = speak("clear\x1b[2J")
+    assert "\x1b" not in run("report", film())[1]
+
+
+def test_help_lists_every_command() -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
