@@ -148,16 +148,22 @@ class VisionLanguageModel(ABC):
 
     @torch.inference_mode()
     def prefill(
-        self, prompt: Prompt, image_embeds: Tensor, kv_cache: KVCache, *, stop: int | None = None
+        self,
+        prompt: Prompt,
+        image_embeds: Sequence[Tensor] | Tensor,
+        kv_cache: KVCache,
+        *,
+        stop: int | None = None,
     ) -> Tensor:
         """Append the prompt's positions from the cache's length up to `stop` (its end by default).
 
-        Returns the logits (1, V) after the last of them, float32.
+        image_embeds: (P, D) of each image, in order.
+        Returns the logits (1, V) after the last position read, float32.
         """
         return self._read(prompt, image_embeds, kv_cache, stop=stop, num_last=1)[:, -1]
 
     @torch.inference_mode()
-    def score(self, prompt: Prompt, image_embeds: Tensor, kv_cache: KVCache) -> Tensor:
+    def score(self, prompt: Prompt, image_embeds: Sequence[Tensor] | Tensor, kv_cache: KVCache) -> Tensor:
         """Like `prefill` to the end, but returns the logits (T, V) after every position that was read."""
         return self._read(prompt, image_embeds, kv_cache, stop=None, num_last=0)[0]
 
@@ -169,7 +175,13 @@ class VisionLanguageModel(ABC):
     # ---------------------------------------------------------------- helpers
 
     def _read(
-        self, prompt: Prompt, image_embeds: Tensor, kv_cache: KVCache, *, stop: int | None, num_last: int
+        self,
+        prompt: Prompt,
+        image_embeds: Sequence[Tensor] | Tensor,
+        kv_cache: KVCache,
+        *,
+        stop: int | None,
+        num_last: int,
     ) -> Tensor:
         start, stop = kv_cache.length, len(prompt) if stop is None else stop
         if not start < stop <= len(prompt):
@@ -177,7 +189,9 @@ class VisionLanguageModel(ABC):
         embeds = self._prompt_embeds(prompt, image_embeds, start, stop)
         return self._logits(embeds, kv_cache, num_last=num_last or stop - start).float()
 
-    def _prompt_embeds(self, prompt: Prompt, image_embeds: Tensor, start: int, stop: int) -> Tensor:
+    def _prompt_embeds(
+        self, prompt: Prompt, image_embeds: Sequence[Tensor] | Tensor, start: int, stop: int
+    ) -> Tensor:
         """Text and image embeddings of positions [start, stop), (1, T, D)."""
         token_ids = torch.tensor([prompt.token_ids[start:stop]], device=self.device)
         embeds = self._token_embeds(token_ids).clone()

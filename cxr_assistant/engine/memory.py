@@ -1,0 +1,35 @@
+"""A device without memory left, as a sentence. Knows how torch says it on each device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from cxr_assistant.errors import OutOfMemory
+
+__all__ = ["memory_guard"]
+
+# The CPU allocator raises a bare RuntimeError with one of these texts.
+_CPU_COMPLAINTS = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+
+
+@contextmanager
+def memory_guard() -> Iterator[None]:
+    """Turn a failed allocation into OutOfMemory; use it in functions, never around a `yield`."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _sentence() from error
+    except RuntimeError as error:
+        if any(complaint in str(error) for complaint in _CPU_COMPLAINTS):
+            raise _sentence() from error
+        raise
+
+
+def _sentence() -> OutOfMemory:
+    return OutOfMemory(
+        "The device has no memory left for this answer.",
+        hint="Wait for other answers to finish, shorten the conversation, or choose a lower precision.",
+    )

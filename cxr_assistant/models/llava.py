@@ -1,0 +1,80 @@
+"""The LLaVA architecture from transformers' own classes: Dinov2 tower, two-layer projector, Llama.
+
+Sizes come from a LlavaConfig; must not know which checkpoint it describes, nor where tensors come from.
+"""
+
+# N images, C channels, S side, P patches, V width of the tower, D width of the language model
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from cxr_assistant.models.decoder import DecoderModel
+from cxr_assistant.models.vlm import Processor
+
+__all__ = ["StockLlava", "make_config", "make_empty", "tower_hidden_states"]
+
+
+class StockLlava(DecoderModel):
+    """`LlavaForConditionalGeneration` taken apart into the three verbs."""
+
+    def __init__(self, llava: Any, processor: Processor) -> None:
+        super().__init__(
+            llava.model.language_model,
+            llava.lm_head,
+            processor,
+            never_sampled=(llava.config.image_token_index,),
+        )
+        self.tower: nn.Module = llava.model.vision_tower
+        self.projector: nn.Module = llava.model.multi_modal_projector
+        self.config = llava.config
+
+    def tower_features(self, pixel_values: Tensor) -> Tensor:
+        """(N, C, S, S) -> (N, P, V): the chosen layer's output, without the final norm."""
+        layer = self.config.vision_feature_layer
+        num_blocks = len(self.tower.encoder.layer)
+        # hidden_states[0] precedes block 0, so index -2 of 12 blocks is what block 10 puts out, and the
+        # blocks after it need not run.
+        num_needed = layer if layer >= 0 else num_blocks + 1 + layer
+        *_, hidden = tower_hidden_states(self.tower, pixel_values, num_needed)
+        drops_class_token = self.config.vision_feature_select_strategy == "default"
+        return hidden[:, 1:] if drops_class_token else hidden
+
+    def _image_embeds(self, pixel_values: Tensor) -> Tensor:
+        embeds: Tensor = self.projector(self.tower_features(pixel_values))
+        return embeds
+
+
+def tower_hidden_states(tower: nn.Module, pixel_values: Tensor, num_blocks: int) -> Iterator[Tensor]:
+    """Each (N, 1 + P, V): after the position embedding, then after each of the first `num_blocks` blocks."""
+    hidden = tower.embeddings(pixel_values)
+    yield hidden
+    for block in tower.encoder.layer[:num_blocks]:
+        output = block(hidden)
+        hidden = output[0] if isinstance(output, tuple) else output
+        yield hidden
+
+
+def make_config(stored: Mapping[str, Any]) -> Any:
+    """A LlavaConfig of the content of a config.json.
+
+    Dinov2Config takes whole MLP ratios only, while Dinov2MLP computes with any number: a fraction is put
+    in behind the validation, and such a folder is for this project alone.
+    """
+    from transformers import LlavaConfig
+
+    vision = dict(stored["vision_config"])
+    ratio = vision.get("mlp_ratio", 4)
+    config = LlavaConfig.from_dict({**stored, "vision_config": {**vision, "mlp_ratio": int(ratio)}})
+    config.vision_config.__dict__["mlp_ratio"] = ratio
+    return config
+
+
+def make_empty(config: Any) -> Any:
+    """`LlavaForConditionalGeneration` of a configuration, with whatever its constructor fills in."""
+    from transformers import LlavaForConditionalGeneration
+
+    return LlavaForConditionalGeneration(config)
