@@ -9,21 +9,22 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cxr_assistant.checkpoints.spec import Checkpoint, list_checkpoints
-from cxr_assistant.conversation import Conversation, Role
+from cxr_assistant.conversation import Conversation
 from cxr_assistant.errors import (
     ForeignImage,
-    GenerationError,
-    MissingRadiograph,
+    PhantomError,
     SettingsError,
     UnknownCheckpoint,
     UnsupportedTask,
 )
+from cxr_assistant.fitting import deed, fit_study, put_in_words, task_names
 from cxr_assistant.generation import (
     Completed,
     GenerationEvent,
@@ -34,16 +35,17 @@ from cxr_assistant.generation import (
     never_cancelled,
 )
 from cxr_assistant.settings import Settings, read_settings
-from cxr_assistant.study import Radiograph, Study
+from cxr_assistant.study import Radiograph, Study, ViewPosition
 from cxr_assistant.tasks import Task
 
 if TYPE_CHECKING:
     from cxr_assistant.engine.worker import Health, Worker
     from cxr_assistant.imaging.phantom import Phantom
 
-__all__ = ["GREEDY", "Assistant", "is_converted", "load", "make_session_key", "read_study"]
+__all__ = ["GREEDY", "Assistant", "load", "make_session_key", "read_study"]
 
 GREEDY = SamplingParams()
+_Words = TypeVar("_Words", bound=StrEnum)
 _NEEDS_BOXES = frozenset({Task.GROUNDING, Task.DETECTION})
 
 
@@ -85,12 +87,12 @@ class Assistant:
         worker raises while the events are read.
         """
         chosen, choice_notices = self._choose(task, checkpoint)
-        usable, film_notices = _fit(study, chosen, task)
+        usable, film_notices = fit_study(study, chosen, task)
         request = GenerationRequest(
             checkpoint=chosen.name,
             task=task,
             study=usable,
-            conversation=_in_words(conversation, chosen, task),
+            conversation=put_in_words(conversation, chosen, task),
             params=params,
         )
         return self._stream(chosen, (*choice_notices, *film_notices), request, is_cancelled)
@@ -113,6 +115,32 @@ class Assistant:
         from cxr_assistant.imaging.phantom import make_phantom
 
         return make_phantom(seed, **wishes)
+
+    def order_phantom(
+        self, seed: int, *, finding: str = "", side: str = "", severity: str = "", view: str = ""
+    ) -> Phantom:
+        """The synthetic patient that a person describes in words; an empty word is left to chance.
+
+        `finding` is "none" or a kind of `phantom_menu`. Raises PhantomError for words that do not fit.
+        """
+        from cxr_assistant.imaging.phantom import FindingKind, FindingRequest, Severity, Side
+
+        requests = None
+        if finding:
+            kinds = [] if finding == "none" else [_word(FindingKind, finding, "finding")]
+            sides = _word(Side, side, "side") if side else None
+            severities = _word(Severity, severity, "severity") if severity else None
+            requests = [FindingRequest(kind, sides, severities) for kind in kinds]
+        return self.make_phantom(
+            seed, findings=requests, view=_word(ViewPosition, view, "view") if view else None
+        )
+
+    def phantom_menu(self) -> tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]:
+        """Each finding that can be ordered: its name, its sides and its severities (either may be empty)."""
+        from cxr_assistant.imaging.phantom import FindingKind, Side
+
+        sides = tuple(side.value for side in Side)
+        return tuple((k.value, sides if k.has_side else (), tuple(k.severities)) for k in FindingKind)
 
     def list_checkpoints(self) -> tuple[Checkpoint, ...]:
         return self._menu
@@ -150,14 +178,14 @@ class Assistant:
         if task in chosen.tasks:
             return chosen, ()
         if choice is None and (other := self._trained_for(task)):
-            text = f"{other.title} answers: {chosen.title} was not trained to {_deed(task)}."
+            text = f"{other.title} answers: {chosen.title} was not trained to {deed(task)}."
             return other, (Notice(text, code="model-chosen"),)
         if task in _NEEDS_BOXES or task is Task.PROGRESSION:
             raise UnsupportedTask(
-                f"{chosen.title} was not trained to {_deed(task)}; its tasks: {_task_names(chosen)}.",
-                hint=self._others(task, f"to {_deed(task)}"),
+                f"{chosen.title} was not trained to {deed(task)}; its tasks: {task_names(chosen)}.",
+                hint=self._others(task, f"to {deed(task)}"),
             )
-        text = f"{chosen.title} was trained for {_task_names(chosen)}; this request is outside that."
+        text = f"{chosen.title} was trained for {task_names(chosen)}; this request is outside that."
         return chosen, (Notice(text, code="outside-training"),)
 
     def _trained_for(self, task: Task) -> Checkpoint | None:
@@ -198,16 +226,22 @@ def load(
 ) -> Assistant:
     """An assistant that can answer; torch is first imported when the worker loads a model.
 
-    `weights` is the directory in which converted checkpoints are looked for. `worker` is "inline" (this
-    process), "process" (a process of its own) or a ready worker; the environment decides when it is None.
+    `weights` is the folder of `checkpoint` itself, as published or converted; without it the embedded model
+    and what was fetched before are there. `worker` is "inline" (this process), "process" (a process of its
+    own) or a ready worker; the environment decides what is None.
     """
+    from cxr_assistant.checkpoints.weights import is_ready
+
     settings = settings or read_settings()
-    if weights is not None:
-        settings = replace(settings, weights_dir=Path(weights))
+    settings = replace(
+        settings,
+        checkpoint=checkpoint or settings.checkpoint,
+        checkpoint_dir=Path(weights) if weights is not None else settings.checkpoint_dir,
+    )
     return Assistant(
         _make_worker(worker or settings.worker, settings),
-        checkpoint=checkpoint or settings.checkpoint,
-        is_ready=partial(is_converted, settings.weights_dir),
+        checkpoint=settings.checkpoint,
+        is_ready=partial(is_ready, weights_dir=settings.weights_dir),
     )
 
 
@@ -253,89 +287,6 @@ def _make_service(settings: Settings) -> Any:
     return make_service(settings)
 
 
-def is_converted(weights_dir: Path, checkpoint: Checkpoint) -> bool:
-    """True when `checkpoint` can be loaded without fetching anything."""
-    if checkpoint.is_embedded:
-        return True
-    return (weights_dir / f"{checkpoint.name}-{checkpoint.revision[:12]}").is_dir()
-
-
-def _fit(study: Study, checkpoint: Checkpoint, task: Task) -> tuple[Study, tuple[Notice, ...]]:
-    """The part of `study` that `checkpoint` reads for `task`, and a notice for each film it does not."""
-    if study.is_empty:
-        raise MissingRadiograph(
-            "There is no radiograph to look at yet.", hint="Add a chest radiograph first."
-        )
-    study, prior_notices = _fit_prior(study, checkpoint, task)
-    room = max(checkpoint.max_images - (1 if study.prior else 0), 1)
-    readable = [r for r in study.radiographs if r.view in checkpoint.views or not r.view.is_lateral]
-    if not readable:
-        raise MissingRadiograph(
-            f"{checkpoint.title} reads frontal radiographs; this study holds lateral ones only.",
-            hint="Add the PA or AP radiograph of the study.",
-        )
-    frontal_first = sorted(readable, key=lambda r: r.view.is_lateral)
-    used = frontal_first[:room] if len(readable) > room else readable
-    needed = checkpoint.tasks[task].num_images if task in checkpoint.tasks else 1
-    if len(used) + (1 if study.prior else 0) < needed:
-        raise MissingRadiograph(f"To {_deed(task)}, {needed} radiographs are needed; this study has fewer.")
-    unused = [r for r in study.radiographs if r not in used]
-    notices = tuple(_unused_film(r, checkpoint) for r in unused)
-    return replace(study, radiographs=tuple(used)), (*notices, *prior_notices)
-
-
-def _fit_prior(study: Study, checkpoint: Checkpoint, task: Task) -> tuple[Study, tuple[Notice, ...]]:
-    if study.prior is None:
-        if task is Task.PROGRESSION:
-            raise MissingRadiograph(
-                "A comparison needs a prior radiograph; this study has none.",
-                hint="Add the earlier film as prior.",
-            )
-        return study, ()
-    stranger: tuple[Notice, ...] = ()
-    if study.prior_is_of_another_patient:
-        text = (
-            "The prior carries another patient identifier than the current study: check that it belongs here."
-        )
-        stranger = (Notice(text, code="stranger-prior"),)
-    if checkpoint.supports_prior and task is Task.PROGRESSION:
-        frontal = study.prior.frontal or study.prior.radiographs[0]
-        return replace(study, prior=replace(study.prior, radiographs=(frontal,))), stranger
-    reason = (
-        "this task looks at the current study"
-        if checkpoint.supports_prior
-        else "it was not trained to compare"
-    )
-    unused = Notice(f"The prior was not used by {checkpoint.title}: {reason}.", code="unused-prior")
-    return replace(study, prior=None), (*stranger, unused)
-
-
-def _unused_film(radiograph: Radiograph, checkpoint: Checkpoint) -> Notice:
-    count = "one radiograph" if checkpoint.max_images == 1 else f"{checkpoint.max_images} radiographs"
-    if radiograph.view.is_lateral:
-        kind = (
-            count
-            if radiograph.view in checkpoint.views
-            else count.replace("radiograph", "frontal radiograph")
-        )
-        return Notice(
-            f"{checkpoint.title} reads {kind}; the lateral view was not used.", code="unused-lateral"
-        )
-    return Notice(f"{checkpoint.title} reads {count}; a further film was not used.", code="unused-film")
-
-
-def _in_words(conversation: Conversation, checkpoint: Checkpoint, task: Task) -> Conversation:
-    """`conversation` ending in a question: the person's, or the checkpoint's own words for `task`."""
-    if conversation.turns and conversation.turns[-1].role is Role.USER and conversation.last_question.strip():
-        return conversation
-    wording = checkpoint.tasks.get(task)
-    if wording is None or wording.needs_text:
-        raise GenerationError(
-            "The question is empty.", hint="Write what you want to know.", code="empty_question"
-        )
-    return conversation.ask(wording.prompt)
-
-
 def _signed(event: GenerationEvent, checkpoint: Checkpoint) -> GenerationEvent:
     """Completed events always say which checkpoint spoke, at which revision."""
     if isinstance(event, Completed) and not event.checkpoint:
@@ -343,9 +294,7 @@ def _signed(event: GenerationEvent, checkpoint: Checkpoint) -> GenerationEvent:
     return event
 
 
-def _deed(task: Task) -> str:
-    return task.title[0].lower() + task.title[1:]
-
-
-def _task_names(checkpoint: Checkpoint) -> str:
-    return ", ".join(task.value for task in checkpoint.tasks)
+def _word(words: type[_Words], value: str, what: str) -> _Words:
+    if value not in set(words):
+        raise PhantomError(f"The {what} is {value!r}; allowed: {', '.join(words)}.")
+    return words(value)

@@ -26,14 +26,19 @@ class Settings:
     port: int  # CXR_PORT; a Space sets GRADIO_SERVER_PORT
     max_queue: int  # CXR_MAX_QUEUE: people who may wait
     threads: int  # CXR_THREADS: CPU threads of the engine, 0 = all cores
+    checkpoint_dir: Path | None = (
+        None  # CXR_CHECKPOINT_DIR: the folder of `checkpoint`, published or converted
+    )
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings from the environment; raises SettingsError with the variable, its value and what is allowed."""
+    """Settings from the environment; SettingsError names variable, value and what is allowed."""
     env = os.environ if environ is None else environ
     weights_dir = Path(env.get("CXR_WEIGHTS_DIR") or PROJECT_ROOT / "weights").expanduser()
+    checkpoint_dir = env.get("CXR_CHECKPOINT_DIR")
     return Settings(
         weights_dir=weights_dir,
+        checkpoint_dir=Path(checkpoint_dir).expanduser() if checkpoint_dir else None,
         checkpoint=env.get("CXR_CHECKPOINT", "embedded"),
         worker=_choice(env, "CXR_WORKER", "process", ("process", "inline")),
         device=_choice(env, "CXR_DEVICE", "auto", ("auto", "cpu", "cuda")),
@@ -47,7 +52,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 def _choice(env: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:
     value = env.get(name, default)
     if value not in allowed:
-        raise SettingsError(f"{name} is {value!r}; allowed: {', '.join(allowed)}.", hint=f"Unset it for {default!r}.")
+        raise SettingsError(
+            f"{name} is {value!r}; allowed: {', '.join(allowed)}.", hint=f"Unset it for {default!r}."
+        )
     return value
 
 

@@ -18,9 +18,16 @@ def test_an_empty_environment_gives_the_embedded_model_on_loopback() -> None:
 
 def test_each_field_follows_its_variable() -> None:
     settings = read_settings(
-        {"CXR_WEIGHTS_DIR": "/models", "CXR_DEVICE": "cuda", "CXR_WORKER": "inline", "CXR_THREADS": "4"}
+        {
+            "CXR_WEIGHTS_DIR": "/models",
+            "CXR_CHECKPOINT_DIR": "/llava",
+            "CXR_DEVICE": "cuda",
+            "CXR_WORKER": "inline",
+            "CXR_THREADS": "4",
+        }
     )
-    assert (settings.weights_dir, settings.device) == (Path("/models"), "cuda")
+    assert (settings.weights_dir, settings.checkpoint_dir) == (Path("/models"), Path("/llava"))
+    assert settings.device == "cuda"
     assert (settings.worker, settings.threads) == ("inline", 4)
 
 

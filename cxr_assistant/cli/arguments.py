@@ -48,7 +48,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", metavar="NAME", help="who answers (default: embedded, or CXR_CHECKPOINT)"
     )
     parser.add_argument(
-        "--weights", metavar="DIR", type=Path, help="where the weights lie (or CXR_WEIGHTS_DIR)"
+        "--weights", metavar="DIR", type=Path, help="the folder of that checkpoint, published or converted"
     )
     parser.add_argument(
         "--accept-licence",

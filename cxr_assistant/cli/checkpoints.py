@@ -22,7 +22,7 @@ def add_command(subparsers: Subparsers) -> None:
     add(actions, "list", list_all, "What can be chosen, and under which licence (the default).")
     fetch_parser = add(actions, "fetch", fetch, "Download, verify and convert one checkpoint.")
     fetch_parser.add_argument("name", help="such as llava-rad")
-    fetch_parser.add_argument("--weights", metavar="DIR", type=Path, help="where the converted folder goes")
+    fetch_parser.add_argument("--into", metavar="DIR", type=Path, help="where the converted folder goes")
     fetch_parser.add_argument("--accept-licence", metavar="NAME", action="append", default=[])
     random_parser = add(actions, "make-random", make_random, "Write random weights in the published layout.")
     random_parser.add_argument("name", help="such as llava-rad")
@@ -32,13 +32,13 @@ def add_command(subparsers: Subparsers) -> None:
 
 
 def list_all(arguments: argparse.Namespace, console: Console) -> int:
-    from cxr_assistant.assistant import is_converted
     from cxr_assistant.checkpoints.spec import list_checkpoints
+    from cxr_assistant.checkpoints.weights import is_ready
     from cxr_assistant.settings import read_settings
 
     weights_dir = read_settings().weights_dir
     for checkpoint in list_checkpoints():
-        card = card_of(checkpoint) | {"is_ready": is_converted(weights_dir, checkpoint)}
+        card = card_of(checkpoint) | {"is_ready": is_ready(checkpoint, weights_dir)}
         console.result(card, _as_text(card))
     return 0
 
@@ -52,7 +52,7 @@ def fetch(arguments: argparse.Namespace, console: Console) -> int:
     for name in arguments.accept_licence:
         accept_licence(get_checkpoint(name))
     checkpoint = get_checkpoint(arguments.name)
-    weights_dir = arguments.weights or read_settings().weights_dir
+    weights_dir = arguments.into or read_settings().weights_dir
     directory = fetch_weights(
         checkpoint, weights_dir, on_progress=lambda progress: console.progress(progress.sentence)
     )

@@ -16,7 +16,7 @@ __all__ = ["add_command"]
 def add_command(subparsers: Subparsers) -> None:
     parser = add(subparsers, "serve", run, "Open the app in the browser.")
     parser.add_argument("--checkpoint", metavar="NAME", help="the model that is chosen when the app opens")
-    parser.add_argument("--weights", metavar="DIR", type=Path, help="where the weights lie")
+    parser.add_argument("--weights", metavar="DIR", type=Path, help="the folder of that checkpoint")
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, help="default: 7860")
 
@@ -28,11 +28,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     given = {
         "checkpoint": arguments.checkpoint,
-        "weights_dir": arguments.weights,
+        "checkpoint_dir": arguments.weights,
         "host": arguments.host,
         "port": arguments.port,
     }
     settings = replace(read_settings(), **{name: value for name, value in given.items() if value is not None})
     with load(settings=settings) as assistant:
-        launch(build_app(assistant), settings)
+        launch(build_app(assistant, settings), settings)
     return 0
