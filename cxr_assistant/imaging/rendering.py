@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,9 +60,11 @@ def render_for_model(radiograph: Radiograph, rendering: Rendering) -> NDArray[np
     PNG and JPEG already are display pictures: 8 bits pass unchanged, 16 bits are min-max scaled.
     """
     if _is_picture(radiograph) or rendering is Rendering.DISPLAY:
-        return np.rint(render_for_people(radiograph) * np.float32(255)).astype(np.uint8)
-    # MIMIC-CXR-JPG (Johnson et al., arXiv 1901.07042, section "Methods"): shift to zero, divide by the
-    # largest value, truncate to 8 bits, invert MONOCHROME1, then OpenCV's equalizeHist.
+        levels = np.rint(render_for_people(radiograph) * np.float32(255))
+        return cast(NDArray[np.uint8], levels.astype(np.uint8))
+    # MIMIC-CXR-JPG (Johnson et al., arXiv 1901.07042): shift to zero, divide by the largest value,
+    # truncate to 8 bits, invert MONOCHROME1, then OpenCV's equalizeHist.
+    # TODO(limit): these steps were recalled, not re-read in the paper.
     low, high = _range_of(radiograph)
 
     def scaled(stored: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -98,7 +100,7 @@ def _apply(radiograph: Radiograph, transform: _Transform) -> NDArray[np.float32]
         return np.asarray(transform(stored.astype(np.float64)), dtype=np.float32)
     table = transform(np.arange(low, high + 1, dtype=np.float64)).astype(np.float32)
     index = stored if low == 0 else stored.astype(np.int32) - low
-    return np.asarray(table[index])
+    return cast(NDArray[np.float32], table[index])
 
 
 def _modality(radiograph: Radiograph, stored: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -112,13 +114,13 @@ def _voi(r: Radiograph, values: NDArray[np.float64], window: Window | None) -> N
     if window is None and r.voi_luts:
         table = r.voi_luts[0]
         top = max(2**table.bits - 1, int(table.values.max()))
-        return _look_up(table, values) / top
+        return cast(NDArray[np.float64], _look_up(table, values) / top)
     if window is None and r.windows:
         window = r.windows[0]
     if window is not None:
         return _through_window(window, values)
     if _is_picture(r) and r.bits_stored <= 8:
-        return values / 255.0
+        return cast(NDArray[np.float64], values / 255.0)
     low, high = _range_of(r)
     return np.clip((values - low) / ((high - low) or 1.0), 0.0, 1.0)
 
@@ -131,13 +133,13 @@ def _through_window(window: Window, values: NDArray[np.float64]) -> NDArray[np.f
     if window.function is VoiFunction.LINEAR_EXACT:
         return np.clip((values - window.center) / window.width + 0.5, 0.0, 1.0)
     if window.width <= 1.0:  # a step: the formula's slope would be infinite
-        return (values > window.center - 0.5).astype(np.float64)
+        return np.where(values > window.center - 0.5, 1.0, 0.0)
     return np.clip((values - (window.center - 0.5)) / (window.width - 1.0) + 0.5, 0.0, 1.0)
 
 
 def _look_up(table: LookupTable, values: NDArray[np.float64]) -> NDArray[np.float64]:
     index = np.clip(np.rint(values) - table.first_mapped, 0, len(table.values) - 1).astype(np.intp)
-    return table.values[index].astype(np.float64)
+    return cast(NDArray[np.float64], table.values[index].astype(np.float64))
 
 
 def _range_of(radiograph: Radiograph) -> tuple[float, float]:
@@ -155,7 +157,7 @@ def _equalise(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return gray
     cumulative = np.cumsum(counts) - counts[: first + 1].sum()
     table = np.clip(np.rint(np.float32(cumulative) * np.float32(255.0 / others)), 0, 255)
-    return np.asarray(table.astype(np.uint8)[gray])
+    return cast(NDArray[np.uint8], table.astype(np.uint8)[gray])
 
 
 def _is_picture(radiograph: Radiograph) -> bool:

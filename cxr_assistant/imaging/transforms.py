@@ -81,7 +81,8 @@ def prepare_pixels(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.flo
     square = _to_square(picture, spec)
     # A gray picture is resized once: PIL treats the channels of RGB alike, so copies are equal.
     values_HWC = np.asarray(square, dtype=np.float32).reshape(spec.size_px, spec.size_px, -1)
-    normalised = (values_HWC / np.float32(255) - np.float32(spec.mean)) / np.float32(spec.std)
+    mean_C, std_C = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
+    normalised = (values_HWC / np.float32(255) - mean_C) / std_C
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
 

@@ -1,0 +1,82 @@
+"""Untrusted bytes -> Radiograph: the format is recognised by content, the decoding happens elsewhere.
+
+Knows the three formats by their first bytes. `read_radiograph` is for everyone and imports no decoder;
+`decode_radiograph` is what the disposable child runs.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from cxr_assistant.imaging import refusals
+from cxr_assistant.imaging.refusals import refusal
+from cxr_assistant.study import Radiograph
+
+__all__ = ["FileFormat", "decode_radiograph", "read_radiograph", "recognise"]
+
+
+class FileFormat(StrEnum):
+    DICOM = "DICOM"
+    PNG = "PNG"
+    JPEG = "JPEG"
+
+
+def read_radiograph(data: bytes, *, session_key: bytes | None = None) -> Radiograph:
+    """The radiograph in `data`, decoded in a disposable child process.
+
+    `session_key` (32 random bytes of the session) keys the patient hash and the day offset; without it
+    both stay None.
+    Raises: a StudyError with a stable code and one sentence, whatever the bytes are.
+    """
+    from cxr_assistant.imaging.sandbox import default_sandbox
+
+    recognise(data)  # what is refused by its first bytes costs no process
+    return default_sandbox().decode(data, session_key)
+
+
+def decode_radiograph(data: bytes, session_key: bytes | None) -> Radiograph:
+    """The same in this process: for the child, and for bytes that the project made itself."""
+    match recognise(data):
+        case FileFormat.DICOM:
+            from cxr_assistant.imaging.dicom import read_dicom
+
+            return read_dicom(data, session_key)
+        case FileFormat.PNG:
+            from cxr_assistant.imaging.raster import read_png
+
+            return read_png(data)
+        case FileFormat.JPEG:
+            from cxr_assistant.imaging.raster import read_jpeg
+
+            return read_jpeg(data)
+
+
+def recognise(data: bytes) -> FileFormat:
+    """The format of `data` by its first bytes; raises empty, too_large, bad_type or bad_header."""
+    if not data:
+        raise refusal("empty")
+    if len(data) > refusals.MAX_UPLOAD_BYTES:
+        limit = refusals.MAX_UPLOAD_BYTES >> 20
+        raise refusal("too_large", f"The file is too large; at most {limit} MiB are read.")
+    if data[128:132] == b"DICM":
+        return FileFormat.DICOM
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return FileFormat.PNG
+    if data[:3] == b"\xff\xd8\xff":
+        return FileFormat.JPEG
+    if data[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        raise refusal("bad_type", "ZIP archives are not supported; upload a single image.")
+    if _is_headerless_dicom(data):
+        # Without the file header the encoding would have to be guessed, and a wrong guess shows a picture.
+        raise refusal(
+            "bad_header", "This looks like DICOM without its file header; it cannot be read safely."
+        )
+    raise refusal("bad_type")
+
+
+def _is_headerless_dicom(data: bytes) -> bool:
+    """Whether a data set begins at once: group 0002 or 0008, then a VR or a plausible length."""
+    if data[:2] not in (b"\x02\0", b"\x08\0") or len(data) < 12:
+        return False
+    length = int.from_bytes(data[4:8], "little")
+    return data[4:6].isalpha() or length <= 64

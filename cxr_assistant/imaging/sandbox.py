@@ -1,0 +1,167 @@
+"""The parent's side of decoding: one disposable child for each file, and a sentence when it dies.
+
+Knows processes and sockets; imports no decoder and believes nothing that a child says (see wire.py).
+A warm process with all codecs loaded forks the children, so that a normal film costs little.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+from cxr_assistant.imaging import wire
+from cxr_assistant.imaging.child import ANSWER, REQUEST, Bounds, receive
+from cxr_assistant.imaging.refusals import refusal
+from cxr_assistant.study import Radiograph
+
+__all__ = ["Bounds", "Sandbox", "default_sandbox"]
+
+_DECODER = "cxr_assistant.imaging.read:decode_radiograph"
+_BOOT = (
+    "import json, sys; path, fd, decoder, bounds = json.loads(sys.argv[1]); sys.path[:] = path; "
+    "from cxr_assistant.imaging.child import Bounds, serve; serve(fd, decoder, Bounds(*bounds))"
+)
+# Nothing else of the environment reaches the decoders: no token, no path of the app.
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT")
+_START_TIMEOUT_S = 60.0
+_GRACE_S = 2.0  # on top of the child's own alarm
+_MAX_CHILDREN = 2
+
+
+class _Died(Exception):
+    """The child gave no answer."""
+
+
+class Sandbox:
+    """Decodes untrusted bytes in children that live for one file.
+
+    TODO(limit): needs fork and Unix sockets, so Linux or macOS; Windows users take WSL or the container.
+    """
+
+    def __init__(self, decoder: str = _DECODER, bounds: Bounds = Bounds()) -> None:  # noqa: B008
+        self._decoder, self._bounds = decoder, bounds
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(_MAX_CHILDREN)
+        self._warm: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._owner = 0
+
+    def decode(self, data: bytes, session_key: bytes | None) -> Radiograph:
+        """The radiograph in `data`; raises its StudyError, and `internal` when the child dies or hangs."""
+        with self._slots:
+            try:
+                return self._decode(data, session_key)
+            except _Died:
+                if self._is_alive():
+                    raise refusal("internal") from None
+            try:  # the warm process itself had died: once more with a new one
+                return self._decode(data, session_key)
+            except _Died:
+                raise refusal("internal") from None
+
+    def start(self) -> None:
+        """Make the warm process ready, so that the first film does not wait for imports."""
+        with self._lock:
+            if not self._is_alive():
+                self._start()
+
+    def close(self) -> None:
+        with self._lock:
+            self._stop()
+
+    def _decode(self, data: bytes, session_key: bytes | None) -> Radiograph:
+        job = self._hand_over()
+        try:
+            with job:
+                job.settimeout(self._bounds.wall_s + _GRACE_S)
+                key = session_key or b""
+                job.sendall(REQUEST.pack(len(key), len(data)) + key)
+                job.sendall(data)
+                num_facts, num_blob = ANSWER.unpack(receive(job, ANSWER.size))
+                if num_facts > wire.MAX_FACTS_BYTES or num_blob > wire.MAX_BLOB_BYTES:
+                    raise refusal("internal")
+                facts, blob = receive(job, num_facts), receive(job, num_blob)
+        except TimeoutError:
+            # The alarm ends a child before this; so it is the warm process that hangs.
+            self.close()
+            raise refusal("internal") from None
+        except OSError:
+            raise _Died from None
+        return wire.unpack(bytes(facts), blob)
+
+    def _hand_over(self) -> socket.socket:
+        """Our end of a socket whose other end belongs to a new child."""
+        with self._lock:
+            if not self._is_alive():
+                self._start()
+            assert self._control is not None
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    socket.send_fds(self._control, [b"J"], [theirs.fileno()])
+                except OSError:
+                    ours.close()
+                    self._stop()
+                    raise _Died from None
+            return ours
+
+    def _is_alive(self) -> bool:
+        return self._owner == os.getpid() and self._warm is not None and self._warm.poll() is None
+
+    def _start(self) -> None:
+        self._stop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            arguments = json.dumps([sys.path, theirs.fileno(), self._decoder, list(self._bounds)])
+            self._warm = subprocess.Popen(
+                [sys.executable, "-I", "-c", _BOOT, arguments],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # decoders print values of a file
+                env=_environment(),
+            )
+        self._control, self._owner = ours, os.getpid()
+        ours.settimeout(_START_TIMEOUT_S)
+        try:
+            receive(ours, 1)
+        except OSError:
+            self._stop()
+            raise _Died from None
+
+    def _stop(self) -> None:
+        if self._control is not None:
+            self._control.close()  # the warm process leaves its loop
+            self._control = None
+        if self._warm is not None and self._owner == os.getpid():
+            try:
+                self._warm.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                self._warm.kill()
+                self._warm.wait()
+        self._warm = None
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    # One thread: a library's thread pool does not survive a fork.
+    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+_default: Sandbox | None = None
+_default_lock = threading.Lock()
+
+
+def default_sandbox() -> Sandbox:
+    """The sandbox of this process, made when it is first needed and closed with the process."""
+    global _default  # noqa: PLW0603  one warm process for all sessions; it holds nothing of any of them
+    with _default_lock:
+        if _default is None:
+            _default = Sandbox()
+            atexit.register(_default.close)
+        return _default

@@ -1,0 +1,152 @@
+"""How a radiograph, or the reason why there is none, leaves the decoding child.
+
+JSON for facts and raw bytes for pixels: a child that was taken over by a file can send wrong pixels, but
+no object, no code and no text beyond one short line (which is why nothing here is a pickle).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from cxr_assistant import errors
+from cxr_assistant.errors import StudyError
+from cxr_assistant.imaging.notices import NOTICE_IDS
+from cxr_assistant.imaging.refusals import check_size, refusal
+from cxr_assistant.imaging.window_names import clean_explanation
+from cxr_assistant.study import LinearRescale, LookupTable, Radiograph, ViewPosition, VoiFunction, Window
+
+__all__ = ["MAX_BLOB_BYTES", "MAX_FACTS_BYTES", "pack", "pack_error", "unpack"]
+
+MAX_FACTS_BYTES = 1 << 16
+MAX_BLOB_BYTES = 100 << 20  # 40 million 16-bit pixels and a few tables
+_MAX_LINE = 200
+_DTYPES = ("uint8", "int8", "uint16", "int16")
+_NOTICES = {identifier: sentence for sentence, identifier in NOTICE_IDS.items()}
+_PLAIN_FIELDS = {  # copied as they are, after a look at their type
+    "bits_stored": int,
+    "is_inverted": bool,
+    "day_offset": int,
+    "patient_hash": str,
+    "source": str,
+    "modality_code": str,
+    "is_marked_phantom": bool,
+}
+
+
+def pack(radiograph: Radiograph) -> tuple[bytes, list[memoryview]]:
+    """Facts and blobs of `radiograph`: first the pixels, then the tables."""
+    r = radiograph
+    tables = [table for table in (r.modality, *r.voi_luts) if isinstance(table, LookupTable)]
+    facts = {
+        **{name: getattr(r, name) for name in _PLAIN_FIELDS},
+        "shape": r.stored.shape,
+        "dtype": r.stored.dtype.name,
+        "rescale": None if isinstance(r.modality, LookupTable) else [r.modality.slope, r.modality.intercept],
+        "tables": [[t.first_mapped, len(t.values), t.bits, t.explanation] for t in tables],
+        "windows": [[w.center, w.width, w.function.value, w.explanation] for w in r.windows],
+        "view": r.view.value,
+        "orientation": r.orientation,
+        "spacing": r.pixel_spacing_mm,
+        "notices": [NOTICE_IDS[notice] for notice in r.notices],
+    }
+    blobs = [np.ascontiguousarray(array) for array in (r.stored, *(t.values for t in tables))]
+    return json.dumps(facts).encode(), [blob.data.cast("B") for blob in blobs]
+
+
+def pack_error(error: StudyError) -> bytes:
+    return json.dumps({"error": [type(error).__name__, error.code, error.message, error.hint]}).encode()
+
+
+def unpack(facts: bytes, blob: bytearray) -> Radiograph:
+    """The radiograph that a child packed; raises the StudyError that it packed instead.
+
+    Nothing that arrives is believed: whatever does not fit raises `internal`.
+    """
+    try:
+        found = json.loads(facts)
+        if "error" in found:
+            error = _error(*found["error"])
+        else:
+            return _radiograph(found, memoryview(blob))
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        raise refusal("internal") from None
+    raise error
+
+
+def _error(name: str, code: str, message: str, hint: str) -> StudyError:
+    kind = getattr(errors, name)
+    lines = (code, message, hint)
+    if not (isinstance(kind, type) and issubclass(kind, StudyError)):
+        raise TypeError(name)
+    if not all(isinstance(line, str) and line.isprintable() and len(line) <= _MAX_LINE for line in lines):
+        raise ValueError(name)
+    return kind(message, hint=hint, code=code)
+
+
+def _radiograph(found: Mapping[str, Any], blob: memoryview) -> Radiograph:
+    plain = {name: _typed(found[name], kind) for name, kind in _PLAIN_FIELDS.items()}
+    height, width = found["shape"]
+    check_size(width, height)
+    dtype = np.dtype(_DTYPES[_DTYPES.index(found["dtype"])])
+    end = height * width * dtype.itemsize
+    stored = np.frombuffer(blob[:end], dtype).reshape(height, width)
+    tables = list(_tables(found["tables"], blob[end:]))
+    rescale = found["rescale"]
+    modality = LinearRescale(*_floats(rescale)) if rescale else tables.pop(0)
+    if plain["source"] not in ("DICOM", "PNG", "JPEG") or not _is_code(plain["modality_code"]):
+        raise ValueError("source")
+    return Radiograph(
+        stored=stored,
+        modality=modality,
+        voi_luts=tuple(tables),
+        windows=tuple(
+            Window(*_floats([center, width]), VoiFunction(function), clean_explanation(name))
+            for center, width, function, name in found["windows"]
+        ),
+        view=ViewPosition(found["view"]),
+        orientation=_orientation(found["orientation"]),
+        pixel_spacing_mm=_floats(found["spacing"]) if found["spacing"] else None,
+        notices=tuple(_NOTICES[identifier] for identifier in found["notices"]),
+        **plain,
+    )
+
+
+def _tables(rows: Iterable[list[Any]], blob: memoryview) -> Iterable[LookupTable]:
+    start = 0
+    for first, count, bits, name in rows:
+        end = start + 2 * _typed(count, int)
+        values = np.frombuffer(blob[start:end], np.uint16, count)
+        yield LookupTable(_typed(first, int), values, _typed(bits, int), clean_explanation(name))
+        start = end
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if value is not None and type(value) is not kind:
+        raise TypeError(kind.__name__)
+    return value
+
+
+def _floats(values: Iterable[Any]) -> tuple[float, float]:
+    first, second = (float(value) for value in values)
+    if not (math.isfinite(first) and math.isfinite(second)):
+        raise ValueError("not finite")
+    return first, second
+
+
+def _orientation(value: Any) -> tuple[str, str] | None:
+    if value is None:
+        return None
+    row, column = value
+    if not re.fullmatch(r"[APRLHF]{1,3}/[APRLHF]{1,3}", f"{row}/{column}"):
+        raise ValueError("orientation")
+    return row, column
+
+
+def _is_code(value: str | None) -> bool:
+    return value is None or re.fullmatch(r"[A-Z]{2}", value) is not None
