@@ -1,0 +1,461 @@
+"""CheXagent-2-3b: one or two chest films in; views, findings, answers, comparisons and boxes out.
+
+SigLIP-Large at 512 pixels (XraySigLIP), a position-aware projector of 1024 tokens per film, Phi-2. Paper:
+Chen et al., "CheXagent: Towards a Foundation Model for Chest X-Ray Interpretation", arXiv 2401.12208.
+Licence: CC BY-NC 4.0. Known weakness: films are squashed to a square, and two films already exceed the
+2,048 positions of Phi-2's own rotary table.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_assistant.checkpoints.spec import Checkpoint, Licence, RemoteFile, TaskWording
+from cxr_assistant.conversation import Conversation, Role
+from cxr_assistant.errors import InvalidStudy, MissingRadiograph, WeightsMismatch
+from cxr_assistant.generation import GenerationEvent
+from cxr_assistant.imaging.rendering import Rendering
+from cxr_assistant.imaging.transforms import ImageSpec, ResizeRule
+from cxr_assistant.study import Radiograph, Study, ViewPosition
+from cxr_assistant.tasks import Task
+
+if TYPE_CHECKING:
+    from cxr_assistant.models.vlm import Processor, Prompt, VisionLanguageModel
+
+__all__ = ["CHECKPOINTS", "PROMPTS", "WEIGHT_MAP", "build", "convert", "interpret", "render"]
+
+# ------------------------------------------------------------------------------------------ the checkpoint
+
+_REPOSITORY = "StanfordAIMI/CheXagent-2-3b"
+_REVISION = "8f19b53a2eceda4c33b0acec6c81fbc293ad80d0"
+_TOWER = "StanfordAIMI/XraySigLIP__vit-l-16-siglip-384__webli"
+_TOWER_REVISION = "f0edbf5d90dba44edb7f4f96d8663537cb0749bf"
+
+ANATOMIES = (
+    "Airway",
+    "Breathing",
+    "Cardiac",
+    "Diaphragm",
+    "Everything else (e.g., mediastinal contours, bones, soft tissues, tubes, valves, and pacemakers)",
+)
+
+# The words of the authors' wrapper and demos (GitHub Stanford-AIMI/CheXagent, e4f31e6), by their names there.
+PROMPTS: Mapping[str, str] = {
+    "view_classification": "What is the view of this chest X-ray? Options: (a) PA, (b) AP, (c) LATERAL",
+    "view_matching": "Do these images belong to the same study?",
+    "binary_disease_classification": "Does this chest X-ray contain a {text}?",
+    "disease_identification": "Given the CXR, identify any diseases. Options:\n{text}",
+    "findings_generation": 'Given the indication: "{text}", write a structured findings section for the CXR.',
+    "findings_generation_without_indication": "Write a findings section for the CXR.",  # templates.py
+    "findings_generation_section_by_section": (
+        'Please provide a detailed description of "{text}" in the chest X-ray'
+    ),
+    "image_text_matching": "Decide if the provided image matches the following text: {text}",
+    "phrase_grounding": "Please locate the following phrase: {text}",
+    "abnormality_detection": (
+        "Locate areas in the chest X-ray where {text} are present, using bounding box coordinates"
+    ),
+    "chest_tube_detection": "Locate chest tubes and specify their positions with bounding box coordinates",
+    "rib_fracture_detection": "Locate rib fractures and specify their positions with bounding box coordinates",
+    "foreign_objects_detection": (
+        "Examine the chest X-ray for the presence of foreign objects, such as tubes, clips, or hardware, "
+        "and provide their locations with bounding box coordinates."
+    ),
+    # The official call puts the list of image paths where the disease belongs: not reproduced.
+    "temporal_image_classification": (
+        "You are given two images: one reference image and one new image. Please identify the progression "
+        "of {text}:\n(a) worsening\n(b) stable\n(c) improving"
+    ),
+    "findings_summarization": "Summarize the following Findings: {text}",
+    "named_entity_recognition": (
+        "Given the list of entity types [Observation (Definitely Absent), Observation (Definitely Present), "
+        "Observation (Uncertain), Anatomy], find out all words/phrases that indicate the above types of "
+        "named entities. Sentence: {text}"
+    ),
+    "demo_view": "Determine the view of this CXR",
+    "demo_impression": "Write the Impression section for the following Findings: {text}",
+    "structured_report_findings": "Structured Radiology Report Generation for Findings Section",
+    "structured_report_impression": "Structured Radiology Report Generation for Impression Section",
+}
+
+_NAMED_DETECTIONS = {
+    "chest tubes": PROMPTS["chest_tube_detection"],
+    "rib fractures": PROMPTS["rib_fracture_detection"],
+    "foreign objects": PROMPTS["foreign_objects_detection"],
+}
+
+_TASKS = {
+    Task.FINDINGS: TaskWording(
+        prompt=PROMPTS["findings_generation_without_indication"],
+        hint="The reason for the exam, when given, is added in the words used in training.",
+    ),
+    Task.SECTIONS: TaskWording(
+        prompt=PROMPTS["findings_generation_section_by_section"],
+        hint="One answer per part of the chest.",
+        needs_text=True,
+        choices=ANATOMIES,
+    ),
+    Task.IMPRESSION: TaskWording(
+        prompt=PROMPTS["demo_impression"],
+        hint="The findings to conclude from; the last answer is taken when this is left empty.",
+        needs_text=True,
+        num_images=0,
+    ),
+    Task.QUESTION: TaskWording(prompt="{text}", hint="Any question about the film.", needs_text=True),
+    Task.VIEW: TaskWording(prompt=PROMPTS["view_classification"], choices=("PA", "AP", "LATERAL")),
+    Task.VIEW_MATCHING: TaskWording(prompt=PROMPTS["view_matching"], num_images=2),
+    Task.GROUNDING: TaskWording(
+        prompt=PROMPTS["phrase_grounding"], hint="The phrase to locate.", needs_text=True
+    ),
+    Task.DETECTION: TaskWording(
+        prompt=PROMPTS["abnormality_detection"],
+        hint="What to detect, such as pleural effusion.",
+        needs_text=True,
+        choices=tuple(_NAMED_DETECTIONS),
+    ),
+    Task.PROGRESSION: TaskWording(
+        prompt=PROMPTS["temporal_image_classification"],
+        hint="The finding to follow, such as pneumonia.",
+        needs_text=True,
+        needs_prior=True,
+        num_images=2,
+    ),
+}
+
+_ONE_FILM = frozenset({Task.VIEW, Task.GROUNDING, Task.DETECTION})
+
+_NAMES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
+_TOKENIZER_NAMES = ("vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json")
+
+
+def _files(repository: str, revision: str) -> tuple[RemoteFile, ...]:
+    # Of the vision repository only the sizes are needed: its weights are in the checkpoint again.
+    names = (*_NAMES, *_TOKENIZER_NAMES)
+    return (
+        *(RemoteFile(repository=repository, revision=revision, path=name) for name in names),
+        *(
+            RemoteFile(repository=_TOWER, revision=_TOWER_REVISION, path=name)
+            for name in ("config.json", "preprocessor_config.json")
+        ),
+    )
+
+
+_CHEXAGENT = Checkpoint(
+    name="chexagent",
+    title="CheXagent",
+    summary="Findings, questions, views, comparisons and boxes on one or two films, from Stanford AIMI.",
+    repository=_REPOSITORY,
+    revision=_REVISION,
+    files=_files(_REPOSITORY, _REVISION),
+    licence=Licence(
+        name="CC BY-NC 4.0",
+        url="https://huggingface.co/StanfordAIMI/CheXagent-2-3b",
+        terms="Non-commercial use only, with attribution. For research, not for clinical care.",
+        needs_acceptance=True,
+    ),
+    citation=(
+        "Chen et al. CheXagent: Towards a Foundation Model for Chest X-Ray Interpretation. arXiv 2401.12208."
+    ),
+    tasks=_TASKS,
+    image=ImageSpec(
+        size_px=512,  # config.json: visual.image_size
+        channels=3,
+        mean=(0.5, 0.5, 0.5),  # preprocessor_config.json of the tower's repository
+        std=(0.5, 0.5, 0.5),
+        resize=ResizeRule.SQUASH,
+        resampling="bicubic",  # resample 3, on 8 bits, PIL
+        rendering=Rendering.MIMIC_CXR_JPG,
+    ),
+    max_images=2,
+    views=frozenset({ViewPosition.PA, ViewPosition.AP, ViewPosition.LATERAL}),
+    supports_prior=True,
+    supports_boxes=True,
+    multi_turn=False,
+    phantoms_only=False,
+    # Trained on 4,096 tokens (paper); max_position_embeddings 2,048 is Phi-2's, and rotary positions have
+    # no table here that could end.
+    context_length=4096,
+    can=(
+        "Draft findings, as a whole or part by part, and conclude an impression from findings",
+        "Answer questions, tell the view, match two views, follow one finding from a prior film",
+        "Mark phrases and findings with boxes",
+    ),
+    cannot=("Remember earlier turns of the conversation", "Read more than two films at once"),
+    weakness="Squashes films to a square; was measured on MIMIC-CXR and CheXpert, so other sites may differ.",
+    num_parameters=3_140_746_752,
+    max_new_tokens=512,  # the authors' wrapper
+)
+
+
+def _fine_tune(name: str, title: str, repository: str, revision: str, task: Task, prompt: str) -> Checkpoint:
+    """A fine-tune of the same layout that writes one section of a structured report."""
+    return replace(
+        _CHEXAGENT,
+        name=name,
+        title=title,
+        summary=f"CheXagent fine-tuned to write a structured {task} section.",
+        repository=repository,
+        revision=revision,
+        files=_files(repository, revision),
+        licence=replace(_CHEXAGENT.licence, url=f"https://huggingface.co/{repository}"),
+        tasks={task: TaskWording(prompt=prompt)},
+        supports_prior=False,
+        supports_boxes=False,
+        can=(f"Write a structured {task} section",),
+        cannot=("Answer questions, compare films or draw boxes",),
+        weakness="A fine-tune for one kind of text; everything else is outside its training.",
+    )
+
+
+CHECKPOINTS = (
+    _CHEXAGENT,
+    # TODO(limit): `-srrg-impression` is one more line like this one, as soon as somebody can pin its revision.
+    _fine_tune(
+        "chexagent-srrg-findings",
+        "CheXagent SRRG findings",
+        "StanfordAIMI/CheXagent-2-3b-srrg-findings",
+        "9f7225fc382ddd1297ade1aa796da660237940bc",  # as pinned by unrelated projects
+        Task.FINDINGS,
+        PROMPTS["structured_report_findings"],
+    ),
+)
+
+# --------------------------------------------------------------------------------------------- the weights
+
+STORED_PRECISION = "fp32"  # as published
+
+# Stored names -> our names. None: dropped on purpose.
+WEIGHT_MAP: Mapping[str, str | None] = {
+    "model.visual.model.head.*": None,  # SigLIP's attention pooling: the patches are used, not their pool
+    "model.visual.model.*": "vision_tower.*",
+    "model.visual.*": "projector.*",
+    "model.*": "language_model.model.*",
+    "lm_head.*": "language_model.lm_head.*",
+}
+
+# ---------------------------------------------------------------------------------------------- the prompt
+
+
+def render(
+    checkpoint: Checkpoint, study: Study, conversation: Conversation, task: Task, processor: Processor
+) -> Prompt:
+    """The authors' chat format, single turn: `Picture k:` with each film, then the task's exact words.
+
+    The newest question may be the bare text (a phrase, a finding) or already stand in the task's words.
+    Raises: MissingRadiograph, InvalidStudy for more films than the model reads.
+    """
+    from cxr_assistant.checkpoints.prompting import assemble
+
+    end = processor.tokenizer.id_of("<|endoftext|>")
+    pieces: list[str | int | Radiograph] = ["<|system|>\nYou are a helpful assistant.", end, "\n<|user|>\n"]
+    for number, film in enumerate(_films(checkpoint, study, task), start=1):
+        opening, closing = processor.tokenizer.id_of("<|img|>"), processor.tokenizer.id_of("<|/img|>")
+        pieces += [_pop_text(pieces) + f"Picture {number}:", opening, film, closing, "\n"]
+    pieces += [_pop_text(pieces) + _question(checkpoint, study, conversation, task), end, "\n<|assistant|>\n"]
+    return assemble(pieces, processor)
+
+
+def interpret(events: Iterable[GenerationEvent], study: Study, task: Task) -> Iterator[GenerationEvent]:
+    """The events of an answer with its box markup turned into `Grounding` events on the first film."""
+    from cxr_assistant.checkpoints.boxes import separate_boxes
+
+    films = study.radiographs
+    return separate_boxes(events, films[0].digest if films else "")
+
+
+def _pop_text(pieces: list[str | int | Radiograph]) -> str:
+    """The text at the end, taken away, so that what follows is tokenised together with it."""
+    text = pieces.pop()
+    assert isinstance(text, str)
+    return text
+
+
+def _films(checkpoint: Checkpoint, study: Study, task: Task) -> tuple[Radiograph, ...]:
+    """The films in the order of training: a reference before the new film."""
+    wording = checkpoint.tasks.get(task)
+    if wording is not None and wording.num_images == 0:
+        return ()
+    films = study.radiographs
+    if task is Task.PROGRESSION:
+        if study.prior is None:
+            raise MissingRadiograph("A comparison needs a prior film.", hint="Add the earlier film as the prior.")
+        films = (*study.prior.radiographs[:1], *films[:1])
+    elif task in _ONE_FILM:
+        films = films[:1]
+    if len(films) > checkpoint.max_images:
+        raise InvalidStudy(
+            f"{checkpoint.title} reads at most {checkpoint.max_images} films at once; the study holds {len(films)}.",
+            hint="Remove a film, or ask about one of them.",
+        )
+    needed = 1 if wording is None else wording.num_images
+    if len(films) < needed:
+        raise MissingRadiograph(
+            f"This task needs {needed} film{'s' * (needed > 1)}; the study holds {len(films)}.", hint="Add a film."
+        )
+    return films
+
+
+def _question(checkpoint: Checkpoint, study: Study, conversation: Conversation, task: Task) -> str:
+    """The task's words around what the person typed."""
+    asked, wording = conversation.last_question.strip(), checkpoint.tasks.get(task)
+    if wording is None:
+        return asked
+    if task is Task.FINDINGS and "{text}" not in wording.prompt and asked in ("", wording.prompt):
+        is_general = wording.prompt == PROMPTS["findings_generation_without_indication"]
+        if is_general and study.indication:
+            return PROMPTS["findings_generation"].replace("{text}", study.indication)
+        return wording.prompt
+    if not wording.needs_text:
+        return asked or wording.prompt
+    text = _bare_text(wording.prompt, asked)
+    if task is Task.IMPRESSION and not text:
+        text = _last_answer(conversation)
+    if task is Task.DETECTION and text.lower() in _NAMED_DETECTIONS:
+        return _NAMED_DETECTIONS[text.lower()]
+    return wording.prompt.replace("{text}", text)
+
+
+def _bare_text(prompt: str, asked: str) -> str:
+    """What stands in the place of {text} when `asked` has the form of `prompt`; `asked` itself otherwise."""
+    form = re.escape(prompt).replace(re.escape("{text}"), "(.*)")
+    match = re.fullmatch(form, asked, re.DOTALL)
+    return match[1] if match else asked
+
+
+def _last_answer(conversation: Conversation) -> str:
+    return next((turn.text for turn in reversed(conversation.turns) if turn.role is Role.ASSISTANT), "")
+
+
+# ----------------------------------------------------------------------------------------------- the model
+
+
+def build(directory: Path, *, device: str, precision: str) -> VisionLanguageModel:
+    """The model of a converted folder."""
+    from transformers import PhiConfig, PhiForCausalLM, SiglipVisionConfig, SiglipVisionModel
+
+    from cxr_assistant.checkpoints.convert import read_json
+    from cxr_assistant.checkpoints.streaming import empty_weights, stream_in
+    from cxr_assistant.checkpoints.tensors import list_tensors
+    from cxr_assistant.models.precision import Precision, quantise_linears
+    from cxr_assistant.models.siglip_decoder import PositionalProjector, SiglipDecoder
+
+    config = read_json(directory / "config.json")
+    shapes = {name: tensor.shape for name, tensor in list_tensors(directory).items()}
+    processor = _read_processor(directory, config)
+    with empty_weights():
+        tower = SiglipVisionModel(SiglipVisionConfig(**config["vision_config"], vision_use_head=False))
+        tower = getattr(tower, "vision_model", tower)  # older 5.x releases wrap it once more
+        projector = PositionalProjector(
+            *shapes["projector.pos_embed"],
+            hidden_width=shapes["projector.attn_pool.0.weight"][0],
+            width=shapes["projector.proj"][0],
+            eps=1e-6,
+        )
+        # Fused attention keeps its scores in float32; half-precision scores overflow in Phi-2.
+        phi = PhiForCausalLM._from_config(PhiConfig(**config["text_config"]), attn_implementation="sdpa")
+    if Precision(precision).is_quantised:
+        quantise_linears(phi.model.layers, precision, device)
+    parts = {"vision_tower": tower, "projector": projector, "language_model": phi}
+    stream_in(directory, parts, device=device, precision=precision)
+    return SiglipDecoder(tower, projector, phi.model, phi.lm_head, processor)
+
+
+def convert(sources: Sequence[Path], target: Path, *, precision: str) -> None:
+    """Published files (this repository's and the tower's sizes) -> our folder in `target`.
+
+    Raises MissingWeights, CorruptWeights or WeightsMismatch, also for anything left over: a checkpoint
+    without its visual tensors would write fluent prose about a film that it never saw.
+    """
+    from cxr_assistant.checkpoints.convert import find_folder, read_json
+    from cxr_assistant.checkpoints.tensors import copy_renamed
+
+    folder, tower = find_folder(sources, "vocab.json"), find_folder(sources, "preprocessor_config.json")
+    published = read_json(folder / "config.json")
+    if "visual" not in published:
+        raise WeightsMismatch(
+            "config.json has no 'visual' part: this is a text-only model.", hint=f"Fetch {_REPOSITORY}."
+        )
+    copy_renamed(folder, target / "model.safetensors", WEIGHT_MAP, precision=precision)
+    for name, content in {
+        "config.json": _our_config(published, read_json(tower / "config.json"), folder),
+        "preprocessor_config.json": read_json(tower / "preprocessor_config.json"),
+    }.items():
+        (target / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    _write_tokenizer(folder, target)
+
+
+def _our_config(published: Mapping[str, Any], tower: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    from cxr_assistant.checkpoints.convert import read_json
+
+    not_ours = ("_name_or_path", "architectures", "auto_map", "model_type", "torch_dtype", "visual")
+    vision = {**tower.get("vision_config", tower), "image_size": published["visual"]["image_size"]}
+    generation = folder / "generation_config.json"
+    stop = read_json(generation).get("eos_token_id") if generation.is_file() else None
+    return {
+        "model_type": "cxr-assistant-siglip-phi",  # no library may take it for a text-only "phi"
+        "text_config": {k: v for k, v in published.items() if k not in not_ours},
+        "vision_config": {k: v for k, v in vision.items() if k not in not_ours},
+        "eos_token_id": stop if stop is not None else published.get("eos_token_id"),
+    }
+
+
+def _write_tokenizer(folder: Path, target: Path) -> None:
+    """GPT-2's byte-level BPE with the checkpoint's added tokens at their own ids."""
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+
+    from cxr_assistant.checkpoints.convert import read_json
+
+    tokenizer = Tokenizer(BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    for token_id, (content, is_special) in sorted(_added_tokens(read_json, folder).items()):
+        # Regions stay readable in answers and may be quoted in questions; nothing else may.
+        is_region = re.fullmatch(r"<\|/?(ref|box|quad)\|>", content) is not None
+        token = AddedToken(content, special=is_special and not is_region, normalized=not is_special)
+        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+        if tokenizer.token_to_id(content) != token_id:
+            raise WeightsMismatch(
+                f"The added token {content!r} has the id {token_id} in the checkpoint and "
+                f"{tokenizer.token_to_id(content)} here.",
+                hint="Fetch the tokenizer files again.",
+            )
+    tokenizer.save(str(target / "tokenizer.json"))
+
+
+def _added_tokens(read_json: Any, folder: Path) -> dict[int, tuple[str, bool]]:
+    """Id -> (text, whether it is special), from both files that may hold them."""
+    path = folder / "added_tokens.json"
+    plain = read_json(path) if path.is_file() else {}
+    found = {int(i): (content, content.startswith("<|")) for content, i in plain.items()}
+    for i, entry in read_json(folder / "tokenizer_config.json").get("added_tokens_decoder", {}).items():
+        found[int(i)] = (entry["content"], bool(entry["special"]))
+    return found
+
+
+def _read_processor(directory: Path, config: Mapping[str, Any]) -> Processor:
+    from cxr_assistant.checkpoints.convert import read_json
+    from cxr_assistant.checkpoints.tokenizer import FolderTokenizer
+    from cxr_assistant.models.vlm import Processor
+
+    vision, stored = config["vision_config"], read_json(directory / "preprocessor_config.json")
+    image = replace(
+        _CHEXAGENT.image,
+        size_px=vision["image_size"],
+        mean=tuple(stored.get("image_mean", _CHEXAGENT.image.mean)),
+        std=tuple(stored.get("image_std", _CHEXAGENT.image.std)),
+    )
+    stop = config["eos_token_id"]
+    return Processor(
+        tokenizer=FolderTokenizer(directory),
+        image=image,
+        num_image_tokens=(vision["image_size"] // vision["patch_size"]) ** 2,
+        context_length=max(_CHEXAGENT.context_length, config["text_config"]["max_position_embeddings"]),
+        stop_token_ids=frozenset(stop if isinstance(stop, list) else [stop]),
+        bos_token_id=None,
+    )

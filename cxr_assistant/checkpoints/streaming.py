@@ -1,0 +1,142 @@
+"""Converted tensors into a model, memory-mapped and one at a time, straight to their device and precision.
+
+Knows torch modules and the safetensors of one folder; knows no architecture and no checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cxr_assistant.checkpoints.tensors import list_tensors, weight_files
+from cxr_assistant.errors import OutOfMemory, WeightsMismatch
+from cxr_assistant.models.precision import compute_dtype, quantised_parameter
+
+__all__ = ["empty_weights", "stream_in"]
+
+READ_AHEAD_BYTES = 64 * 1024 * 1024
+
+
+@contextmanager
+def empty_weights() -> Iterator[None]:
+    """Modules built inside cost no memory: their parameters have shapes only, until `stream_in`.
+
+    Buffers are real: rotary frequencies must be computed, and in float32, whatever the weights are.
+    """
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        yield
+
+
+def stream_in(
+    folder: Path,
+    parts: Mapping[str, nn.Module],
+    *,
+    device: str,
+    precision: str,
+    stored_name: Callable[[str], str] = str,
+) -> None:
+    """Fill `parts` (name prefix -> module built under `empty_weights`) from the safetensors of `folder`.
+
+    Each tensor is cast and moved by itself; on the CPU, a tensor already in its final type stays mapped
+    to the file. Layers that `quantise_linears` put there are quantised on the way. `stored_name` turns a
+    module's name into the one on disk.
+    Raises: WeightsMismatch for leftover, missing or misshapen tensors; OutOfMemory.
+    """
+    stored = list_tensors(folder)
+    homes = {stored_name(name): home for name, home in _homes(parts).items()}
+    _refuse_difference(set(stored), set(homes))
+    dtype = compute_dtype(precision, device)
+    try:
+        with _reading_ahead(weight_files(folder)):
+            for name, tensor in stored.items():
+                module, leaf = homes[name]
+                _refuse_shape(name, tensor.shape, tuple(getattr(module, leaf).shape))
+                _put(module, leaf, tensor.read(), dtype=dtype, device=device)
+        for part in parts.values():
+            _move_buffers(part, device)
+            part.requires_grad_(False).eval()
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(
+            f"The memory of '{device}' does not hold this model in {precision}.",
+            hint="Choose a lower precision or a smaller model, or close what else uses the device.",
+        ) from error
+
+
+def _homes(parts: Mapping[str, nn.Module]) -> dict[str, tuple[nn.Module, str]]:
+    """Names of parameters and saved buffers -> the module that owns them and the name there."""
+    found: dict[str, tuple[nn.Module, str]] = {}
+    for prefix, part in parts.items():
+        for path, module in part.named_modules():
+            saved = {*module._parameters, *(set(module._buffers) - module._non_persistent_buffers_set)}
+            for leaf in saved:
+                if getattr(module, leaf) is not None:
+                    found[".".join(filter(None, (prefix, path, leaf)))] = (module, leaf)
+    return found
+
+
+def _put(module: nn.Module, leaf: str, tensor: Tensor, *, dtype: torch.dtype, device: str) -> None:
+    if leaf in module._buffers:
+        module._buffers[leaf] = tensor.to(device)
+        return
+    empty = module._parameters[leaf]
+    assert empty is not None
+    quantised = quantised_parameter(empty, tensor, device)
+    if quantised is None:
+        quantised = nn.Parameter(tensor.to(dtype).to(device), requires_grad=False)
+    module._parameters[leaf] = quantised
+
+
+def _refuse_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if found != expected:
+        raise WeightsMismatch(
+            f"{name} has the shape {found}; the configuration says {expected}.",
+            hint="The folder's configuration contradicts its weights; fetch it again.",
+        )
+
+
+def _refuse_difference(stored: set[str], expected: set[str]) -> None:
+    for names, kind in ((stored - expected, "left over"), (expected - stored, "missing")):
+        if names:
+            raise WeightsMismatch(
+                f"{len(names)} tensors are {kind}, for example {min(names)}.",
+                hint="The folder does not hold what its configuration says; fetch it again.",
+            )
+
+
+def _move_buffers(tree: nn.Module, device: str) -> None:
+    for module in tree.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to(device)  # never cast: inv_freq stays float32
+
+
+@contextmanager
+def _reading_ahead(paths: tuple[Path, ...]) -> Iterator[None]:
+    """Ask the kernel for the files in large steps while tensors are used: faults alone read in small ones."""
+    done = threading.Event()
+    thread = threading.Thread(target=_read_ahead, args=(paths, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _read_ahead(paths: tuple[Path, ...], done: threading.Event) -> None:
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in paths:
+        with path.open("rb") as stream:
+            for offset in range(0, path.stat().st_size, READ_AHEAD_BYTES):
+                if done.is_set():
+                    return
+                os.posix_fadvise(stream.fileno(), offset, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
