@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_assistant.checkpoints.convert import read_json
+from cxr_assistant.checkpoints.convert import LazyTensor, read_json, write_tensors
 from cxr_assistant.checkpoints.tokenizer import FolderTokenizer
 from cxr_assistant.errors import WeightsMismatch
 from cxr_assistant.imaging.rendering import Rendering
@@ -21,7 +21,14 @@ from cxr_assistant.models.vlm import Processor
 if TYPE_CHECKING:
     from cxr_assistant.models.llava import StockLlava
 
-__all__ = ["expected_tensors", "load_llava", "published_name", "read_processor", "write_config_files"]
+__all__ = [
+    "expected_tensors",
+    "load_llava",
+    "published_name",
+    "read_processor",
+    "write_config_files",
+    "write_llava",
+]
 
 IMAGE_TOKEN = "<image>"
 _RESAMPLE = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, as image processors store them
@@ -72,6 +79,20 @@ def load_llava(directory: Path, default: ImageSpec, *, device: str, precision: s
     if config.tie_word_embeddings:
         llava.lm_head.weight = llava.model.language_model.embed_tokens.weight
     return StockLlava(llava, processor)
+
+
+def write_llava(
+    target: Path, llava: Any, tokenizer: Any, image: ImageSpec, *, chat_template: str, precision: str
+) -> None:
+    """Write a `LlavaForConditionalGeneration` and its tokenizer as a folder that `load_llava` reads."""
+    target.mkdir(parents=True, exist_ok=True)
+    stored = {published_name(name): tensor.detach().cpu() for name, tensor in llava.state_dict().items()}
+    tensors = {name: LazyTensor(tuple(t.shape), lambda t=t: t) for name, t in stored.items()}  # type: ignore[misc]
+    if llava.config.tie_word_embeddings:
+        tensors.pop("language_model.lm_head.weight", None)
+    write_tensors(target / "model.safetensors", tensors, precision=precision)
+    tokenizer.save(str(target / "tokenizer.json"))
+    write_config_files(target, llava.config, image, chat_template=chat_template, generation={}, adds_bos=True)
 
 
 def write_config_files(
