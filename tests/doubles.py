@@ -18,6 +18,7 @@ from cxr_assistant.generation import (
     Prefilled,
     TextDelta,
     Usage,
+    never_cancelled,
 )
 from cxr_assistant.imaging.rendering import Rendering
 from cxr_assistant.imaging.transforms import ImageSpec, ResizeRule
@@ -47,7 +48,12 @@ class ScriptedWorker:
     loaded: list[str] = field(default_factory=list)
     is_closed: bool = False
 
-    def submit(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
+    def start(self) -> None:
+        return None
+
+    def submit(
+        self, request: GenerationRequest, is_cancelled: IsCancelled = never_cancelled
+    ) -> Iterator[GenerationEvent]:
         self.requests.append(request)
         played = self.script(request)
         if isinstance(played, Exception):

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cxr_assistant.assistant import Assistant, make_session_key
+from cxr_assistant.assistant import Assistant, load, make_session_key, read_study
 from cxr_assistant.checkpoints.spec import Checkpoint, TaskWording
 from cxr_assistant.conversation import Conversation
 from cxr_assistant.errors import (
     ForeignImage,
     GenerationError,
     MissingRadiograph,
+    SettingsError,
     UnknownCheckpoint,
     UnsupportedTask,
 )
 from cxr_assistant.generation import FinishReason, collect
+from cxr_assistant.imaging.rendering import encode_png
+from cxr_assistant.settings import read_settings
 from cxr_assistant.study import Study, ViewPosition
 from cxr_assistant.tasks import Task
 from tests.doubles import ScriptedWorker, make_checkpoint, make_film
@@ -227,3 +234,37 @@ def test_the_desk_hands_warm_up_health_and_close_to_the_worker(worker: ScriptedW
 def test_a_session_key_is_never_the_same_twice() -> None:
     assert make_session_key() != make_session_key()
     assert len(make_session_key()) == 32
+
+
+def test_a_task_is_put_into_the_words_of_the_checkpoint(assistant: Assistant) -> None:
+    assert assistant.in_words(Task.FINDINGS) == "Describe the findings."
+    assert assistant.in_words(Task.GROUNDING, "the tube", "chex") == "Locate the tube."
+    assert assistant.in_words(Task.IMPRESSION, "Conclude.", "llava") == "Conclude."
+
+
+def test_a_study_is_read_from_paths_and_bytes(tmp_path: Path) -> None:
+    content = encode_png(np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8))
+    (tmp_path / "film").write_bytes(content)
+    study = read_study(tmp_path / "film", prior=[content], indication=" cough ")
+    assert (len(study.radiographs), study.indication) == (1, "cough")
+    assert study.prior is not None and study.prior.radiographs == study.radiographs
+
+
+def test_a_loaded_assistant_knows_the_embedded_model() -> None:
+    with load(settings=read_settings({}), worker="inline") as assistant:
+        assert assistant.checkpoint == "embedded"
+        assert "llava-rad" in {checkpoint.name for checkpoint in assistant.list_checkpoints()}
+
+
+def test_an_unknown_kind_of_worker_is_refused() -> None:
+    with pytest.raises(SettingsError, match="allowed: inline, process"):
+        load(settings=read_settings({}), worker="thread")
+
+
+def test_the_front_desk_brings_no_torch() -> None:
+    code = (
+        "import sys; from cxr_assistant import load; load(worker='inline').close();"
+        "print(*{'torch', 'transformers', 'gradio'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=30)
+    assert done.stdout.split() == []

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
 
 from cxr_assistant.cli.arguments import Subparsers
 from cxr_assistant.cli.arguments import add_command as add
 from cxr_assistant.cli.output import Console
+from cxr_assistant.errors import CxrAssistantError
+
+if TYPE_CHECKING:
+    from cxr_assistant.assistant import Assistant
 
 __all__ = ["add_command"]
 
@@ -34,5 +41,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     }
     settings = replace(read_settings(), **{name: value for name, value in given.items() if value is not None})
     with load(settings=settings) as assistant:
+        # The page opens at once, and the first question need not wait for the model.
+        Thread(target=_warm_up, args=(assistant,), daemon=True).start()
         launch(build_app(assistant, settings), settings)
     return 0
+
+
+def _warm_up(assistant: Assistant) -> None:
+    # What is wrong with the weights is said to the person who asks, at the first question.
+    with suppress(CxrAssistantError):
+        assistant.warm_up()
