@@ -12,10 +12,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_assistant.checkpoints.spec import Checkpoint, Licence, RemoteFile, TaskWording
+from cxr_assistant.checkpoints.tokenizer import FolderTokenizer
 from cxr_assistant.conversation import Conversation, Role
 from cxr_assistant.errors import InvalidStudy, MissingRadiograph, WeightsMismatch
 from cxr_assistant.generation import GenerationEvent
@@ -25,7 +27,7 @@ from cxr_assistant.study import Radiograph, Study, ViewPosition
 from cxr_assistant.tasks import Task
 
 if TYPE_CHECKING:
-    from cxr_assistant.models.vlm import Processor, Prompt, VisionLanguageModel
+    from cxr_assistant.models.vlm import Processor, Prompt, Tokenizer, VisionLanguageModel
 
 __all__ = ["CHECKPOINTS", "PROMPTS", "WEIGHT_MAP", "build", "convert", "interpret", "render"]
 
@@ -249,15 +251,68 @@ def render(
     The newest question may be the bare text (a phrase, a finding) or already stand in the task's words.
     Raises: MissingRadiograph, InvalidStudy for more films than the model reads.
     """
+    question = _question(checkpoint, study, conversation, task)
+    return render_chat(question, _films(checkpoint, study, task), processor)
+
+
+def render_chat(question: str, films: Sequence[Radiograph], processor: Processor) -> Prompt:
+    """The prompt of one user turn about `films`; user text cannot become one of the format's own tokens."""
     from cxr_assistant.checkpoints.prompting import assemble
 
-    end = processor.tokenizer.id_of("<|endoftext|>")
-    pieces: list[str | int | Radiograph] = ["<|system|>\nYou are a helpful assistant.", end, "\n<|user|>\n"]
-    for number, film in enumerate(_films(checkpoint, study, task), start=1):
-        opening, closing = processor.tokenizer.id_of("<|img|>"), processor.tokenizer.id_of("<|/img|>")
-        pieces += [_pop_text(pieces) + f"Picture {number}:", opening, film, closing, "\n"]
-    pieces += [_pop_text(pieces) + _question(checkpoint, study, conversation, task), end, "\n<|assistant|>\n"]
-    return assemble(pieces, processor)
+    tokenizer = processor.tokenizer
+    return assemble([_token_or_text(piece, tokenizer) for piece in chat_pieces(question, films)], processor)
+
+
+class Mark(str):
+    """One of the format's own tokens."""
+
+
+def chat_pieces(question: str, films: Sequence[Radiograph]) -> list[str | Radiograph]:
+    """Text, marks and films in order; each text between two marks is tokenised as one."""
+    end, text = Mark("<|endoftext|>"), "\n<|user|>\n"
+    pieces: list[str | Radiograph] = ["<|system|>\nYou are a helpful assistant.", end]
+    for number, film in enumerate(films, start=1):
+        pieces += [f"{text}Picture {number}:", Mark("<|img|>"), film, Mark("<|/img|>")]
+        text = "\n"
+    return [*pieces, text + question, end, "\n<|assistant|>\n"]
+
+
+class RegionTokenizer(FolderTokenizer):
+    """Byte-level BPE whose region tokens (`<|box|>` and so on) stay in the text."""
+
+    def official_text(self, token_ids: Sequence[int]) -> str:
+        """The answer as the authors' tokenizer prints it: spaces around every added token, then cleaned up.
+
+        Only for comparing with their outputs: nobody is shown spaces that no token stands for.
+        """
+        added = self._tokenizer.get_added_tokens_decoder()
+        runs = groupby(token_ids, key=lambda i: i if i in added else -1)
+        text = " ".join(
+            " ".join(added[key].content for _ in run) if key in added else self.decode(list(run))
+            for key, run in runs
+        )
+        for spaced, plain in _CLEAN_UP:
+            text = text.replace(spaced, plain)
+        return text
+
+
+# transformers' clean_up_tokenization, on by default in 4.40 and off in 5.
+_CLEAN_UP = (
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
+
+
+def _token_or_text(piece: str | Radiograph, tokenizer: Tokenizer) -> str | int | Radiograph:
+    return tokenizer.id_of(piece) if isinstance(piece, Mark) else piece
 
 
 def interpret(events: Iterable[GenerationEvent], study: Study, task: Task) -> Iterator[GenerationEvent]:
@@ -266,13 +321,6 @@ def interpret(events: Iterable[GenerationEvent], study: Study, task: Task) -> It
 
     films = study.radiographs
     return separate_boxes(events, films[0].digest if films else "")
-
-
-def _pop_text(pieces: list[str | int | Radiograph]) -> str:
-    """The text at the end, taken away, so that what follows is tokenised together with it."""
-    text = pieces.pop()
-    assert isinstance(text, str)
-    return text
 
 
 def _films(checkpoint: Checkpoint, study: Study, task: Task) -> tuple[Radiograph, ...]:
@@ -440,7 +488,6 @@ def _added_tokens(read_json: Any, folder: Path) -> dict[int, tuple[str, bool]]:
 
 def _read_processor(directory: Path, config: Mapping[str, Any]) -> Processor:
     from cxr_assistant.checkpoints.convert import read_json
-    from cxr_assistant.checkpoints.tokenizer import FolderTokenizer
     from cxr_assistant.models.vlm import Processor
 
     vision, stored = config["vision_config"], read_json(directory / "preprocessor_config.json")
@@ -452,7 +499,7 @@ def _read_processor(directory: Path, config: Mapping[str, Any]) -> Processor:
     )
     stop = config["eos_token_id"]
     return Processor(
-        tokenizer=FolderTokenizer(directory),
+        tokenizer=RegionTokenizer(directory),
         image=image,
         num_image_tokens=(vision["image_size"] // vision["patch_size"]) ** 2,
         context_length=max(_CHEXAGENT.context_length, config["text_config"]["max_position_embeddings"]),
