@@ -26,9 +26,7 @@ class Settings:
     port: int  # CXR_PORT; a Space sets GRADIO_SERVER_PORT
     max_queue: int  # CXR_MAX_QUEUE: people who may wait
     threads: int  # CXR_THREADS: CPU threads of the engine, 0 = all cores
-    checkpoint_dir: Path | None = (
-        None  # CXR_CHECKPOINT_DIR: the folder of `checkpoint`, published or converted
-    )
+    checkpoint_dir: Path | None = None  # CXR_CHECKPOINT_DIR: the folder of `checkpoint` itself
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:

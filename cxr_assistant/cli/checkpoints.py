@@ -93,6 +93,7 @@ def card_of(checkpoint: Checkpoint) -> dict[str, Any]:
         "licence_url": checkpoint.licence.url,
         "terms": checkpoint.licence.terms,
         "weakness": checkpoint.weakness,
+        "citation": checkpoint.citation,
     }
 
 

@@ -1,0 +1,111 @@
+"""The generated tables of README.md: python benchmarks/tables.py writes them anew.
+
+Checkpoints come from their declarations, figures from benchmarks/results; no number is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from cxr_assistant.checkpoints.spec import list_checkpoints  # noqa: E402
+
+__all__ = ["checkpoints_table", "quality_table", "with_tables"]
+
+README = ROOT / "README.md"
+QUALITY = ROOT / "benchmarks" / "results" / "quality.json"
+
+
+def with_tables(text: str) -> str:
+    """`text` with each `<!-- table: NAME -->` ... `<!-- end of table -->` filled anew."""
+    tables = {"checkpoints": checkpoints_table(), "quality": quality_table(_read(QUALITY))}
+
+    def fill(block: re.Match[str]) -> str:
+        return f"{block[1]}\n{tables[block[2]]}\n{block[3]}"
+
+    pattern = r"(<!-- table: (\w+) -->)\n.*?(<!-- end of table -->)"
+    return re.sub(pattern, fill, text, flags=re.DOTALL)
+
+
+def checkpoints_table() -> str:
+    rows = ["| `--checkpoint` | what it does | tasks | films | licence of the weights |", "|---|---|---|---|---|"]
+    for checkpoint in list_checkpoints():
+        licence = checkpoint.licence
+        films = "1" if checkpoint.max_images == 1 else f"up to {checkpoint.max_images}"
+        tasks = ", ".join(task.value for task in checkpoint.tasks)
+        terms = f"[{licence.name}]({licence.url}). {licence.terms}"
+        rows.append(f"| `{checkpoint.name}` | {checkpoint.summary} | {tasks} | {films} | {terms} |")
+    return "\n".join(rows)
+
+
+def quality_table(results: dict[str, Any] | None) -> str:
+    """The figures of benchmarks/quality.py, or a sentence when it has not been run."""
+    if results is None:
+        return "Not measured yet: `python benchmarks/quality.py`."
+    test, unseen = results["test"], results["unseen_anatomy"]
+    rows = [
+        "| figure | unseen seeds (95 % interval) | with another phantom's image | constant answer | unseen anatomy |",
+        "|---|---|---|---|---|",
+    ]
+    for name, figure in _FIGURES:
+        found = test[figure]
+        rows.append(
+            f"| {name} | {_with_interval(found['value'])} | {_number(found['replaced']['value'])} "
+            f"| {_number(found['constant'])} | {_number(unseen.get(figure, {}).get('value', {}).get('value'))} |"
+        )
+    for kind, scores in test["findings"].items():
+        there = unseen.get("findings", {}).get(kind, {}).get("f1", {}).get("value")
+        rows.append(
+            f"| F1, {kind.replace('-', ' ')} | {_with_interval(scores['f1'])} | {_number(scores['f1_replaced'])} "
+            f"| {_number(scores['f1_constant'])} | {_number(there)} |"
+        )
+    return "\n".join([*rows, "", _sentences(results)])
+
+
+_FIGURES = (
+    ("view", "view"),
+    ("presence, macro-F1", "macro_f1"),
+    ("side", "side"),
+    ("severity", "severity"),
+    ("yes/no questions", "yes_no"),
+)
+
+
+def _sentences(results: dict[str, Any]) -> str:
+    test, swap, films, made = (results[key] for key in ("test", "swap", "real_films", "made_with"))
+    sentences = [f"{test['num']} phantoms of unseen seeds, {results['unseen_anatomy']['num']} of unseen anatomy."]
+    if swap["num"]:
+        sentences.append(
+            f"With the finding on the other side the answer follows in {_number(swap['swapped']['value'])} "
+            f"of {swap['num']} cases, with mirrored pixels in {_number(swap['mirrored_pixels']['value'])}."
+        )
+    sentences.append(f"The phantom gate admits {_number(test['gate_admits'])} of the phantoms")
+    sentences[-1] += f" and refuses {films['num_refused']} of {films['num']} real films." if films["num"] else "."
+    missed = [target["name"] for target in results["targets"] if not target["is_reached"]]
+    sentences.append(f"Targets not reached: {', '.join(missed)}." if missed else "Every target is reached.")
+    sentences.append(f"torch {made['torch']}, transformers {made['transformers']}, CPU.")
+    return " ".join(sentences)
+
+
+def _with_interval(estimate: dict[str, Any]) -> str:
+    if estimate["value"] is None:
+        return "unscored"
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+
+
+def _number(value: float | None) -> str:
+    return "unscored" if value is None else f"{value:.3f}"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text("utf-8")), "utf-8")
