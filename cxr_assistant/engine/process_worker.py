@@ -1,0 +1,238 @@
+"""The near side of the engine's own process: starts it, talks to it, and starts another when it dies.
+
+Knows processes and pipes; imports no torch, so the page is there at once and stays up whatever happens on
+the far side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from time import monotonic
+
+from cxr_assistant.engine.service import Health, MakeService, WorkerState
+from cxr_assistant.engine.worker_process import (
+    Cancel,
+    Ended,
+    Failed,
+    Happened,
+    Load,
+    Loaded,
+    Submit,
+    serve,
+)
+from cxr_assistant.errors import WorkerUnavailable
+from cxr_assistant.generation import (
+    Completed,
+    FinishReason,
+    GenerationEvent,
+    GenerationRequest,
+    IsCancelled,
+    Usage,
+    never_cancelled,
+)
+
+__all__ = ["ProcessWorker"]
+
+POLL_S = 0.02
+"""How often a waiting stream looks at its cancel flag."""
+
+CANCEL_GRACE_S = 0.5
+"""How long a cancelled stream waits for the engine's own last word; then it ends by itself."""
+
+CLOSE_GRACE_S = 2.0
+
+
+class ProcessWorker:
+    """A service in a process of its own, started in the background and restarted at the next request."""
+
+    def __init__(self, make_service: MakeService) -> None:
+        self._make_service = make_service
+        self._lock = Lock()  # guards `_line`; never held across a yield
+        self._line: _Line | None = None
+        self._keys = itertools.count()
+
+    def start(self) -> None:
+        """Start the process and return at once: torch is imported over there."""
+        self._get_line()
+
+    def submit(
+        self, request: GenerationRequest, is_cancelled: IsCancelled = never_cancelled
+    ) -> Iterator[GenerationEvent]:
+        """Events of one answer, in order. Raises the project's errors as they were raised over there, and
+        WorkerUnavailable when the process dies."""
+        line, key = self._get_line(), next(self._keys)
+        with line.conversation(key) as replies:
+            line.send(Submit(key, request))
+            yield from replies.events(is_cancelled)
+
+    def load(self, checkpoint: str) -> None:
+        """Bring a checkpoint into memory and wait until it is there."""
+        line, key = self._get_line(), next(self._keys)
+        with line.conversation(key) as replies:
+            line.send(Load(key, checkpoint))
+            for _ in replies.events(never_cancelled):
+                pass
+
+    def health(self) -> Health:
+        with self._lock:
+            return Health(WorkerState.STOPPED) if self._line is None else self._line.health()
+
+    def close(self) -> None:
+        with self._lock:
+            line, self._line = self._line, None
+        if line is not None:
+            line.hang_up()
+
+    def _get_line(self) -> _Line:
+        with self._lock:
+            if self._line is None or self._line.is_dead:
+                self._line = _Line.open(self._make_service)
+            return self._line
+
+
+@dataclass
+class _Line:
+    """One process and the connection to it. A thread sorts what comes back into a queue per answer."""
+
+    process: BaseProcess
+    connection: Connection
+    resident: tuple[str, ...] | None = None
+    is_dead: bool = False
+    _queues: dict[int, SimpleQueue[_Reply]] = field(default_factory=dict)
+    _sending: Lock = field(default_factory=Lock)
+    _sorting: Lock = field(default_factory=Lock)
+
+    @classmethod
+    def open(cls, make_service: MakeService) -> _Line:
+        context = multiprocessing.get_context("spawn")  # a fork would inherit threads, locks and CUDA
+        near, far = context.Pipe()
+        process = context.Process(target=serve, args=(far, make_service), name="cxr-engine", daemon=True)
+        process.start()
+        far.close()  # so that the end of the process is the end of the pipe
+        line = cls(process, near)
+        Thread(target=line._sort_replies, name="cxr-engine-replies", daemon=True).start()
+        return line
+
+    def conversation(self, key: int) -> _Conversation:
+        return _Conversation(self, key)
+
+    def send(self, message: Submit | Load | Cancel) -> None:
+        try:
+            with self._sending:
+                self.connection.send(message)
+        except OSError as error:
+            raise _gone() from error
+
+    def health(self) -> Health:
+        if self.is_dead or not self.process.is_alive():
+            return Health(WorkerState.STOPPED)
+        state = WorkerState.STARTING if self.resident is None else WorkerState.READY
+        return Health(state, self.resident or (), len(self._queues), self.process.pid)
+
+    def hang_up(self) -> None:
+        """End the process, whatever it is doing; nothing of an answer outlives it."""
+        self.process.terminate()
+        self.process.join(CLOSE_GRACE_S)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join(CLOSE_GRACE_S)
+
+    def listen(self, key: int) -> SimpleQueue[_Reply]:
+        queue: SimpleQueue[_Reply] = SimpleQueue()
+        with self._sorting:
+            self._queues[key] = queue
+            if self.is_dead:
+                queue.put(Failed(key, _gone()))
+        return queue
+
+    def forget(self, key: int) -> None:
+        with self._sorting:
+            self._queues.pop(key, None)
+
+    def _sort_replies(self) -> None:
+        try:
+            while True:
+                self._sort(self.connection.recv())
+        except (EOFError, OSError):
+            pass
+        with self._sorting:
+            self.is_dead = True
+            for key, queue in self._queues.items():
+                queue.put(Failed(key, _gone()))
+        self.process.join()
+
+    def _sort(self, reply: _Reply | Loaded) -> None:
+        if isinstance(reply, Loaded):
+            self.resident = reply.resident
+            return
+        with self._sorting:
+            queue = self._queues.get(reply.key)
+        if queue is not None:
+            queue.put(reply)
+
+
+_Reply = Happened | Failed | Ended
+
+
+@dataclass
+class _Conversation:
+    """What comes back for one key; leaving it early cancels over there."""
+
+    line: _Line
+    key: int
+    _has_ended: bool = False
+
+    def __enter__(self) -> _Conversation:
+        self._queue = self.line.listen(self.key)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._has_ended and not self.line.is_dead:
+            self._cancel()
+        self.line.forget(self.key)
+
+    def events(self, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
+        cancelled_at: float | None = None
+        while not self._has_ended:
+            if cancelled_at is None and is_cancelled():
+                cancelled_at = monotonic()
+                self._cancel()
+            reply = self._next_reply()
+            match reply:
+                case Happened():
+                    yield reply.event
+                case Failed():
+                    self._has_ended = True
+                    raise reply.error
+                case Ended():
+                    self._has_ended = True
+                case None if cancelled_at is not None and monotonic() - cancelled_at > CANCEL_GRACE_S:
+                    # It is loading, or in the middle of a long prefill: it will see the flag afterwards.
+                    yield Completed(FinishReason.CANCELLED, Usage())
+                    return
+
+    def _next_reply(self) -> _Reply | None:
+        try:
+            return self._queue.get(timeout=POLL_S)
+        except Empty:
+            return None
+
+    def _cancel(self) -> None:
+        try:
+            self.line.send(Cancel(self.key))
+        except WorkerUnavailable:
+            pass  # then there is nothing left to cancel, and the queue says so
+
+
+def _gone() -> WorkerUnavailable:
+    return WorkerUnavailable(
+        "The engine stopped while it was working.",
+        hint="Ask again: it is started anew with the next question.",
+    )

@@ -1,0 +1,47 @@
+"""What answers on the far side of a worker, and how a worker says that it is well. Values and protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from cxr_assistant.generation import GenerationEvent, GenerationRequest, IsCancelled
+
+__all__ = ["Health", "MakeService", "Service", "WorkerState"]
+
+
+class WorkerState(StrEnum):
+    """STARTING: not yet able to answer. READY: waits or works. STOPPED: the next submit starts it anew."""
+
+    STARTING = "starting"
+    READY = "ready"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Health:
+    """How a worker is: `resident` names the checkpoints in memory, `num_active` the answers in the making."""
+
+    state: WorkerState
+    resident: tuple[str, ...] = ()
+    num_active: int = 0
+    pid: int | None = None
+
+
+class Service(Protocol):
+    """What answers on the far side of a worker."""
+
+    def generate(
+        self, request: GenerationRequest, is_cancelled: IsCancelled
+    ) -> Iterator[GenerationEvent]: ...
+
+    def load(self, checkpoint: str) -> None: ...
+
+    @property
+    def resident(self) -> tuple[str, ...]: ...
+
+
+MakeService = Callable[[], Service]
+"""Top-level or a partial of it, so that it can be sent to another process."""

@@ -1,0 +1,183 @@
+"""The torch side of the front desk: requests in, events out, checkpoints loaded when they are first needed.
+
+Knows how a request becomes a prompt and which model answers it; must not know processes, sessions or the
+user interface. torch is imported when a service is made, so that this module can be named without it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from cxr_assistant.checkpoints.spec import Checkpoint, CheckpointModule, find_module, get_checkpoint
+from cxr_assistant.checkpoints.weights import locate
+from cxr_assistant.errors import CheckpointError
+from cxr_assistant.generation import (
+    Completed,
+    FinishReason,
+    GenerationEvent,
+    GenerationRequest,
+    IsCancelled,
+    Usage,
+)
+from cxr_assistant.settings import Settings
+
+if TYPE_CHECKING:
+    from cxr_assistant.engine.engine import Engine
+    from cxr_assistant.models.vlm import Prompt, VisionLanguageModel
+
+__all__ = ["CheckpointService", "make_service"]
+
+MAX_RESIDENT = 3
+
+
+def make_service(settings: Settings) -> CheckpointService:
+    """A service that has imported torch and holds the checkpoint with which the app opens, if it can."""
+    import torch
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    service = CheckpointService(settings)
+    if get_checkpoint(settings.checkpoint).is_embedded:
+        _load_if_there(service, settings.checkpoint)
+    return service
+
+
+def _load_if_there(service: CheckpointService, checkpoint: str) -> None:
+    try:
+        service.load(checkpoint)
+    except CheckpointError:
+        pass  # said again, to a person, by the first request
+
+
+@dataclass(frozen=True)
+class _Resident:
+    """A checkpoint in memory; `gate` is the phantom gate of a folder that has one."""
+
+    checkpoint: Checkpoint
+    module: CheckpointModule
+    model: VisionLanguageModel
+    gate: Any
+
+
+class CheckpointService:
+    """Answers with any checkpoint of the menu; the least recently used leave memory first."""
+
+    def __init__(self, settings: Settings, *, max_resident: int = MAX_RESIDENT) -> None:
+        from cxr_assistant.engine.engine import Engine
+
+        self._settings = settings
+        self._max_resident = max_resident
+        self._engine: Engine = Engine()
+        self._residents: OrderedDict[str, _Resident] = OrderedDict()
+        self._loading = Lock()  # one load at a time; never held across a yield
+
+    @property
+    def resident(self) -> tuple[str, ...]:
+        return tuple(self._residents)
+
+    def load(self, checkpoint: str) -> None:
+        """Bring a checkpoint into memory. Raises CheckpointError, or OutOfMemory when nothing fits."""
+        self._get(checkpoint)
+
+    def generate(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
+        """Events of one answer, signed by the checkpoint that spoke.
+
+        Raises CheckpointError, ForeignImage, PromptTooLong, OutOfMemory, MissingRadiograph.
+        """
+        if is_cancelled():
+            yield Completed(FinishReason.CANCELLED, Usage())
+            return
+        resident = self._get(request.checkpoint)
+        prompt = _render(resident, request)
+        _check_gate(resident, prompt)
+        events = self._engine.generate(resident.model, prompt, request.params, is_cancelled)
+        interpret = getattr(resident.module, "interpret", None)
+        if interpret is not None:
+            events = interpret(events, request.study, request.task)
+        for event in events:
+            yield _signed(event, resident.checkpoint)
+
+    def _get(self, name: str) -> _Resident:
+        with self._loading:
+            if name not in self._residents:
+                checkpoint = get_checkpoint(name)
+                folder = locate(checkpoint, self._given_folder(name), weights_dir=self._settings.weights_dir)
+                self._make_room()
+                self._residents[name] = self._build(checkpoint, folder)
+            self._residents.move_to_end(name)
+            return self._residents[name]
+
+    def _given_folder(self, name: str) -> Path | None:
+        return self._settings.checkpoint_dir if name == self._settings.checkpoint else None
+
+    def _make_room(self) -> None:
+        while len(self._residents) >= self._max_resident:
+            self._residents.popitem(last=False)
+
+    def _build(self, checkpoint: Checkpoint, folder: Path) -> _Resident:
+        """Build in the best precision that fits, after the least recently used have left if they must."""
+        device, precision = self._fit(checkpoint)
+        module = find_module(checkpoint.name)
+        model = module.build(folder, device=device, precision=precision)
+        return _Resident(checkpoint, module, model, _load_gate(checkpoint, folder))
+
+    def _fit(self, checkpoint: Checkpoint) -> tuple[str, str]:
+        from cxr_assistant.errors import OutOfMemory
+        from cxr_assistant.models.precision import Footprint, choose_fit, read_device
+
+        footprint = Footprint.estimate(checkpoint.num_parameters)
+        while True:
+            device = read_device(self._settings.device)
+            try:
+                return device.name, choose_fit(footprint, device).precision
+            except OutOfMemory:
+                if not self._residents:
+                    raise
+                self._residents.popitem(last=False)
+                _return_memory()
+
+
+def _render(resident: _Resident, request: GenerationRequest) -> Prompt:
+    return resident.module.render(
+        resident.checkpoint,
+        request.study,
+        request.conversation,
+        request.task,
+        resident.model.processor,
+    )
+
+
+def _load_gate(checkpoint: Checkpoint, folder: Path) -> Any:
+    """The gate that knows phantoms from films; None where a folder (a random one) has none."""
+    path = folder / "gate.safetensors"
+    if not checkpoint.phantoms_only or not path.is_file():
+        return None
+    from cxr_assistant.models.gate import PhantomGate
+
+    return PhantomGate.load(path)
+
+
+def _check_gate(resident: _Resident, prompt: Prompt) -> None:
+    if resident.gate is not None:
+        resident.gate.check(resident.model, prompt.pixel_values)
+
+
+def _signed(event: GenerationEvent, checkpoint: Checkpoint) -> GenerationEvent:
+    if isinstance(event, Completed):
+        return replace(event, checkpoint=checkpoint.name, revision=checkpoint.revision)
+    return event
+
+
+def _return_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
