@@ -26,7 +26,6 @@ from cxr_assistant.errors import (
 )
 from cxr_assistant.fitting import deed, fit_study, put_in_words, task_names
 from cxr_assistant.generation import (
-    Completed,
     GenerationEvent,
     GenerationRequest,
     IsCancelled,
@@ -201,8 +200,7 @@ class Assistant:
     ) -> Iterator[GenerationEvent]:
         yield from notices
         try:
-            for event in self._worker.submit(request, is_cancelled):
-                yield _signed(event, chosen)
+            yield from self._worker.submit(request, is_cancelled)
         except ForeignImage as error:
             raise ForeignImage(
                 f"{chosen.title} knows computed phantoms alone, and this film is none: no report is written.",
@@ -285,13 +283,6 @@ def _make_service(settings: Settings) -> Any:
     from cxr_assistant.serving import make_service
 
     return make_service(settings)
-
-
-def _signed(event: GenerationEvent, checkpoint: Checkpoint) -> GenerationEvent:
-    """Completed events always say which checkpoint spoke, at which revision."""
-    if isinstance(event, Completed) and not event.checkpoint:
-        return replace(event, checkpoint=checkpoint.name, revision=checkpoint.revision)
-    return event
 
 
 def _word(words: type[_Words], value: str, what: str) -> _Words:

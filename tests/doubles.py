@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,8 @@ class ScriptedWorker:
             if is_cancelled():
                 yield Completed(FinishReason.CANCELLED, Usage())
                 return
-            yield event
+            is_last = isinstance(event, Completed)
+            yield replace(event, checkpoint=request.checkpoint, revision="0" * 40) if is_last else event
 
     def load(self, checkpoint: str) -> None:
         self.loaded.append(checkpoint)

@@ -245,3 +245,16 @@ def test_help_lists_every_command() -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
+
+
+def test_the_whole_way_runs_on_random_weights(run, film, tmp_path: Path) -> None:
+    from cxr_assistant.checkpoints.embedded import make_random
+
+    make_random(tmp_path / "weights")
+    code, out, err = run(
+        "report", film(), "--weights", tmp_path / "weights", "--max-new-tokens", "4", "--json"
+    )
+    assert code == 0, err
+    (line,) = objects(out)
+    assert (line["checkpoint"], line["finish_reason"]) == ("embedded", "length")
+    assert line["usage"]["completion_tokens"] == 4
