@@ -22,11 +22,11 @@ from cxr_assistant.imaging import wire
 from cxr_assistant.imaging.refusals import refusal
 from cxr_assistant.study import Radiograph
 
-__all__ = ["ANSWER", "REQUEST", "Bounds", "serve"]
+__all__ = ["ANSWER", "READY", "REQUEST", "Bounds", "serve"]
 
 REQUEST = struct.Struct("!BQ")  # bytes of the session key, bytes of the file
 ANSWER = struct.Struct("!IQ")  # bytes of the facts, bytes of pixels and tables
-READY = b"R"
+READY = b"R"  # from the warm process once, and from each child
 
 Decoder = Callable[[bytes, bytes | None], Radiograph]
 
@@ -55,7 +55,11 @@ def serve(control_fd: int, decoder: str, bounds: Bounds) -> None:
         if not message:
             return
         job = socket.socket(fileno=descriptors[0])
-        if os.fork() == 0:
+        try:
+            is_child = os.fork() == 0
+        except OSError:  # no process to be had: the parent sees a closed socket
+            is_child = False
+        if is_child:
             _run(job, control, decode, bounds._replace(memory_bytes=memory))
         job.close()
 
@@ -76,6 +80,7 @@ def _run(job: socket.socket, control: socket.socket, decode: Decoder, bounds: Bo
     try:
         control.close()
         _confine(bounds, job.fileno())
+        job.sendall(READY)
         key_bytes, data_bytes = REQUEST.unpack(receive(job, REQUEST.size))
         key = bytes(receive(job, key_bytes))
         data = bytes(receive(job, data_bytes))

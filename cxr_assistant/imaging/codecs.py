@@ -84,15 +84,16 @@ def _check_rle(frame: memoryview, layout: PixelLayout) -> None:
 # Why these: GDCM aborts on some damaged frames, so it gets only what nothing else reads; pylibjpeg's
 # libjpeg (GPL) shows half a film without an error; pydicom alone would try one after the other.
 _UID = "1.2.840.10008.1.2"
+_BASELINE, _EXTENDED, _LOSSLESS = 0xC0, 0xC1, 0xC3
 _SYNTAXES = {
     _UID: TransferSyntax(Encoding(is_implicit=True)),
     f"{_UID}.1": TransferSyntax(),
     f"{_UID}.1.99": TransferSyntax(is_deflated=True),
     f"{_UID}.2": TransferSyntax(Encoding(is_big_endian=True)),
-    f"{_UID}.4.50": TransferSyntax(plugin="pillow", check=_check_jpeg(0xC0)),
-    f"{_UID}.4.51": TransferSyntax(plugin="pillow", check=_check_jpeg(0xC0, 0xC1)),
-    f"{_UID}.4.57": TransferSyntax(plugin="gdcm", check=_check_jpeg(0xC3)),
-    f"{_UID}.4.70": TransferSyntax(plugin="gdcm", check=_check_jpeg(0xC3)),
+    f"{_UID}.4.50": TransferSyntax(plugin="pillow", check=_check_jpeg(_BASELINE)),
+    f"{_UID}.4.51": TransferSyntax(plugin="pillow", check=_check_jpeg(_BASELINE, _EXTENDED)),
+    f"{_UID}.4.57": TransferSyntax(plugin="gdcm", check=_check_jpeg(_LOSSLESS)),
+    f"{_UID}.4.70": TransferSyntax(plugin="gdcm", check=_check_jpeg(_LOSSLESS)),
     f"{_UID}.4.80": TransferSyntax(plugin="pyjpegls", check=_check_jpeg(JPEG_LS)),
     f"{_UID}.4.81": TransferSyntax(plugin="pyjpegls", check=_check_jpeg(JPEG_LS)),
     f"{_UID}.4.90": TransferSyntax(plugin="pillow", check=_check_jpeg2000),
@@ -128,8 +129,13 @@ def decode_pixels(data_set: DataSet, layout: PixelLayout, uid: str) -> Samples:
         if error.code == "too_complex":
             raise
         raise refusal("bad_pixels") from None
-    plugin = "gdcm" if found and uid.endswith(".4.51") and found.precision > 8 else syntax.plugin
-    return _encapsulated(bytes(frame) if found is None else found.minimal, layout, uid, plugin)
+    if found is None:
+        return _encapsulated(bytes(frame), layout, uid, syntax.plugin)
+    if found.process == _EXTENDED and found.precision > 8:
+        # Pillow reads 8 bits only. pydicom keeps 12-bit Extended from GDCM, whose JPEG codec goes by the
+        # frame and decodes it (checked against the original in tests); so it is handed over as Lossless.
+        return _encapsulated(found.minimal, layout, f"{_UID}.4.57", "gdcm")
+    return _encapsulated(found.minimal, layout, uid, syntax.plugin)
 
 
 def warm_up() -> None:

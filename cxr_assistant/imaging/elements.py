@@ -66,16 +66,18 @@ def inflate(deflated: memoryview) -> memoryview:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = bytearray()
     pending: bytes | memoryview = deflated
-    try:
-        while pending and not inflater.eof:
-            inflated += inflater.decompress(pending, 1 << 20)
-            pending = inflater.unconsumed_tail
-            if len(inflated) > refusals.MAX_INFLATED_BYTES:
-                raise refusal("too_large")
-    except zlib.error:
-        raise refusal("truncated") from None
-    if not inflater.eof:
-        raise refusal("truncated")
+    while not inflater.eof:
+        try:
+            piece = inflater.decompress(pending, 1 << 20)
+        except zlib.error:
+            raise refusal("truncated") from None
+        # All input can be consumed while output still waits, so only silence means that data is missing.
+        pending = inflater.unconsumed_tail
+        if not piece and not pending and not inflater.eof:
+            raise refusal("truncated")
+        inflated += piece
+        if len(inflated) > refusals.MAX_INFLATED_BYTES:
+            raise refusal("too_large")
     return memoryview(inflated).toreadonly()
 
 

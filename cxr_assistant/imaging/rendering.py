@@ -114,13 +114,14 @@ def _voi(r: Radiograph, values: NDArray[np.float64], window: Window | None) -> N
     if window is None and r.voi_luts:
         table = r.voi_luts[0]
         top = max(2**table.bits - 1, int(table.values.max()))
-        return cast(NDArray[np.float64], _look_up(table, values) / top)
+        shown: NDArray[np.float64] = _look_up(table, values) / top
+        return shown
     if window is None and r.windows:
         window = r.windows[0]
     if window is not None:
         return _through_window(window, values)
     if _is_picture(r) and r.bits_stored <= 8:
-        return cast(NDArray[np.float64], values / 255.0)
+        return values / 255.0
     low, high = _range_of(r)
     return np.clip((values - low) / ((high - low) or 1.0), 0.0, 1.0)
 

@@ -15,7 +15,7 @@ import sys
 import threading
 
 from cxr_assistant.imaging import wire
-from cxr_assistant.imaging.child import ANSWER, REQUEST, Bounds, receive
+from cxr_assistant.imaging.child import ANSWER, READY, REQUEST, Bounds, receive
 from cxr_assistant.imaging.refusals import refusal
 from cxr_assistant.study import Radiograph
 
@@ -33,8 +33,12 @@ _GRACE_S = 2.0  # on top of the child's own alarm
 _MAX_CHILDREN = 2
 
 
+class _NotStarted(Exception):
+    """There was no child: the warm process was dead, or could not fork."""
+
+
 class _Died(Exception):
-    """The child gave no answer."""
+    """The child began and gave no answer."""
 
 
 class Sandbox:
@@ -54,15 +58,14 @@ class Sandbox:
     def decode(self, data: bytes, session_key: bytes | None) -> Radiograph:
         """The radiograph in `data`; raises its StudyError, and `internal` when the child dies or hangs."""
         with self._slots:
-            try:
-                return self._decode(data, session_key)
-            except _Died:
-                if self._is_alive():
-                    raise refusal("internal") from None
-            try:  # the warm process itself had died: once more with a new one
-                return self._decode(data, session_key)
-            except _Died:
-                raise refusal("internal") from None
+            for _ in range(2):  # a warm process that was killed is replaced once
+                try:
+                    return self._decode(data, session_key)
+                except _NotStarted:
+                    continue
+                except _Died:
+                    break
+            raise refusal("internal") from None
 
     def start(self) -> None:
         """Make the warm process ready, so that the first film does not wait for imports."""
@@ -75,24 +78,29 @@ class Sandbox:
             self._stop()
 
     def _decode(self, data: bytes, session_key: bytes | None) -> Radiograph:
-        job = self._hand_over()
-        try:
-            with job:
-                job.settimeout(self._bounds.wall_s + _GRACE_S)
+        with self._hand_over() as job:
+            job.settimeout(self._bounds.wall_s + _GRACE_S)
+            self._await_child(job)
+            try:
                 key = session_key or b""
                 job.sendall(REQUEST.pack(len(key), len(data)) + key)
                 job.sendall(data)
                 num_facts, num_blob = ANSWER.unpack(receive(job, ANSWER.size))
                 if num_facts > wire.MAX_FACTS_BYTES or num_blob > wire.MAX_BLOB_BYTES:
-                    raise refusal("internal")
+                    raise _Died
                 facts, blob = receive(job, num_facts), receive(job, num_blob)
-        except TimeoutError:
-            # The alarm ends a child before this; so it is the warm process that hangs.
-            self.close()
-            raise refusal("internal") from None
-        except OSError:
-            raise _Died from None
+            except OSError:  # closed, reset, or silent beyond the child's own alarm
+                raise _Died from None
         return wire.unpack(bytes(facts), blob)
+
+    def _await_child(self, job: socket.socket) -> None:
+        try:
+            receive(job, len(READY))
+        except TimeoutError:
+            self.close()  # it hangs; the next file gets another one
+            raise _NotStarted from None
+        except OSError:
+            raise _NotStarted from None
 
     def _hand_over(self) -> socket.socket:
         """Our end of a socket whose other end belongs to a new child."""
@@ -107,7 +115,7 @@ class Sandbox:
                 except OSError:
                     ours.close()
                     self._stop()
-                    raise _Died from None
+                    raise _NotStarted from None
             return ours
 
     def _is_alive(self) -> bool:
@@ -129,10 +137,10 @@ class Sandbox:
         self._control, self._owner = ours, os.getpid()
         ours.settimeout(_START_TIMEOUT_S)
         try:
-            receive(ours, 1)
+            receive(ours, len(READY))
         except OSError:
             self._stop()
-            raise _Died from None
+            raise _NotStarted from None
 
     def _stop(self) -> None:
         if self._control is not None:

@@ -24,4 +24,4 @@ def clean_explanation(text: str) -> str:
     if any(piece.isalpha() and piece.lower() not in _WORDS for piece in pieces):
         return ""
     kept = [piece for piece in pieces if piece.isalpha()]
-    return " ".join(pieces).upper() if kept else ""
+    return " ".join(pieces) if kept else ""

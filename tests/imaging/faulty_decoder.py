@@ -1,0 +1,69 @@
+"""A decoder that does what the file says: stands in for the codecs when they go wrong."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from cxr_assistant.study import Radiograph
+
+
+class Panic(BaseException):
+    """Not an Exception, like the panics of codecs written in Rust."""
+
+
+def decode(data: bytes, session_key: bytes | None) -> Radiograph:
+    fault = data.decode()
+    if fault not in ("fine", "environment"):
+        return _FAULTS[fault]()  # type: ignore[no-any-return]
+    if fault == "environment" and "HF_TOKEN" in os.environ:
+        raise Panic
+    return Radiograph(np.arange(1600, dtype=np.uint16).reshape(40, 40), 12, source="DICOM")
+
+
+def _panic() -> Any:
+    raise Panic
+
+
+def _spin() -> Any:
+    while True:
+        pass
+
+
+def _allocate() -> Any:
+    return Radiograph(np.ones((40_000, 40_000), np.uint8), 8)
+
+
+def _write() -> Any:
+    os.write(1, b"x")  # stdout of the child is nowhere
+    with open("/tmp/decoder-was-here", "w") as file:
+        file.write("x")
+
+
+def _flood() -> Any:
+    sys.stderr.write("patient name\n" * 100_000)
+    raise Panic
+
+
+_FAULTS = {
+    "abort": os.abort,
+    "segfault": lambda: ctypes.string_at(0),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exit": lambda: os._exit(0),
+    "panic": _panic,
+    "spin": _spin,
+    "sleep": lambda: time.sleep(60),
+    "allocate": _allocate,
+    "open": lambda: open(__file__).read(),
+    "connect": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
+    "write": _write,
+    "flood": _flood,
+    "not-a-radiograph": lambda: "<b>not a radiograph</b>",
+}

@@ -1,0 +1,155 @@
+"""A decoder that dies, hangs or misbehaves costs one sentence; the next film is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from cxr_assistant.errors import StudyError, UnreadableImage
+from cxr_assistant.imaging import wire
+from cxr_assistant.imaging.read import decode_radiograph, read_radiograph
+from cxr_assistant.imaging.sandbox import Bounds, Sandbox, default_sandbox
+from cxr_assistant.settings import PROJECT_ROOT
+from tests.imaging.builders import dicom, picture, thorax
+
+FILM = dicom()
+
+
+@pytest.fixture(scope="module")
+def faulty() -> Iterator[Sandbox]:
+    """A sandbox whose decoder does what the file says."""
+    bounds = Bounds(memory_bytes=256 << 20, cpu_s=1, wall_s=1.5)
+    sandbox = Sandbox("tests.imaging.faulty_decoder:decode", bounds)
+    yield sandbox
+    sandbox.close()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["abort", "segfault", "kill", "exit", "panic", "spin", "sleep", "allocate", "open", "connect", "write",
+     "flood", "not-a-radiograph"],
+)  # fmt: skip
+def test_a_decoder_that_goes_wrong_is_one_sentence(faulty: Sandbox, fault: str) -> None:
+    with pytest.raises(UnreadableImage) as caught:
+        faulty.decode(fault.encode(), None)
+    assert (caught.value.code, caught.value.message) == ("internal", "The file could not be read.")
+    assert faulty.decode(b"fine", None).stored.shape == (40, 40)
+
+
+def test_the_child_sees_nothing_of_the_environment(faulty: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    faulty.close()
+    assert faulty.decode(b"environment", None).stored.shape == (40, 40)
+
+
+def test_the_warm_process_is_replaced_when_it_was_killed() -> None:
+    sandbox = Sandbox()
+    try:
+        assert sandbox.decode(FILM, None).source == "DICOM"
+        assert sandbox._warm is not None
+        os.kill(sandbox._warm.pid, signal.SIGKILL)
+        assert sandbox.decode(FILM, None).source == "DICOM"
+    finally:
+        sandbox.close()
+
+
+def test_a_sandbox_that_cannot_start_is_one_sentence() -> None:
+    sandbox = Sandbox("tests.imaging.no_such_module:decode")
+    with pytest.raises(UnreadableImage) as caught:
+        sandbox.decode(FILM, None)
+    assert caught.value.code == "internal"
+    sandbox.close()
+
+
+def test_films_are_read_from_many_threads_at_once() -> None:
+    films = [dicom(PatientID=str(number)) for number in range(8)]
+    hashes: dict[int, str | None] = {}
+
+    def read(number: int) -> None:
+        hashes[number] = read_radiograph(films[number], session_key=b"k" * 32).patient_hash
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = {n: decode_radiograph(films[n], b"k" * 32).patient_hash for n in range(8)}
+    assert hashes == expected
+
+
+def test_no_child_and_no_descriptor_is_left_behind() -> None:
+    read_radiograph(FILM)
+    warm = default_sandbox()._warm
+    assert warm is not None
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        read_radiograph(FILM)
+    assert len(os.listdir("/proc/self/fd")) == before
+    children = subprocess.run(
+        ["ps", "--ppid", str(warm.pid), "-o", "stat="], capture_output=True, text=True, check=False
+    )
+    assert [state for state in children.stdout.split() if state.startswith("Z")] == []
+
+
+@pytest.mark.parametrize("data", [dicom(), picture((thorax() >> 4).astype(np.uint8))], ids=["dicom", "png"])
+def test_the_child_gives_what_decoding_in_process_gives(data: bytes) -> None:
+    here, there = decode_radiograph(data, b"k" * 32), read_radiograph(data, session_key=b"k" * 32)
+    assert here.digest == there.digest
+    assert wire.pack(here)[0] == wire.pack(there)[0]
+    with pytest.raises(ValueError, match="read-only"):
+        there.stored[0, 0] = 1
+
+
+def test_the_reading_process_imports_no_decoder() -> None:
+    script = (
+        "import sys; from cxr_assistant.imaging.read import read_radiograph; "
+        "print(read_radiograph(sys.stdin.buffer.read()).view); "
+        "print(sorted({'pydicom', 'gdcm', 'jpeg_ls', 'PIL', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=dicom(ViewPosition="PA"), capture_output=True,
+        cwd=PROJECT_ROOT, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.decode().split("\n")[:2] == ["PA", "[]"]
+    assert done.stderr == b""
+
+
+def packed(**changes: object) -> bytes:
+    facts = json.loads(wire.pack(decode_radiograph(FILM, None))[0])
+    return json.dumps({**facts, **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        pytest.param(b"\x80\x05K\x01.", id="a-pickle"),
+        pytest.param(b"[]", id="a-list"),
+        pytest.param(b"[" * 30_000, id="deep"),
+        pytest.param(packed(shape=[96, 81]), id="shape"),
+        pytest.param(packed(dtype="object"), id="dtype"),
+        pytest.param(packed(dtype="float64"), id="float"),
+        pytest.param(packed(bits_stored="12"), id="type"),
+        pytest.param(packed(rescale=[float("nan"), 0]), id="nan"),
+        pytest.param(packed(view="<b>PA</b>"), id="view"),
+        pytest.param(packed(orientation=["<b>", "F"]), id="orientation"),
+        pytest.param(packed(notices=["Send your password"]), id="notice"),
+        pytest.param(packed(source="<b>"), id="source"),
+        pytest.param(packed(modality_code="<b>"), id="modality"),
+        pytest.param(packed(tables=[[0, 10**9, 16, ""]]), id="table"),
+        pytest.param(json.dumps({"error": ["SystemExit", "a", "b", "c"]}).encode(), id="error-class"),
+        pytest.param(json.dumps({"error": ["StudyError", "a", "b" * 999, "c"]}).encode(), id="error-text"),
+        pytest.param(json.dumps({"error": ["StudyError", "a", "b\n", "c"]}).encode(), id="error-lines"),
+    ],
+)
+def test_nothing_that_a_child_says_is_believed(facts: bytes) -> None:
+    with pytest.raises(StudyError) as caught:
+        wire.unpack(facts, bytearray(thorax().tobytes()))
+    assert caught.value.code == "internal"
