@@ -34,7 +34,10 @@ def with_tables(text: str) -> str:
 
 
 def checkpoints_table() -> str:
-    rows = ["| `--checkpoint` | what it does | tasks | films | licence of the weights |", "|---|---|---|---|---|"]
+    rows = [
+        "| `--checkpoint` | what it does | tasks | films | licence of the weights |",
+        "|---|---|---|---|---|",
+    ]
     for checkpoint in list_checkpoints():
         licence = checkpoint.licence
         films = "1" if checkpoint.max_images == 1 else f"up to {checkpoint.max_images}"
@@ -79,14 +82,18 @@ _FIGURES = (
 
 def _sentences(results: dict[str, Any]) -> str:
     test, swap, films, made = (results[key] for key in ("test", "swap", "real_films", "made_with"))
-    sentences = [f"{test['num']} phantoms of unseen seeds, {results['unseen_anatomy']['num']} of unseen anatomy."]
+    sentences = [
+        f"{test['num']} phantoms of unseen seeds, {results['unseen_anatomy']['num']} of unseen anatomy."
+    ]
     if swap["num"]:
         sentences.append(
             f"With the finding on the other side the answer follows in {_number(swap['swapped']['value'])} "
             f"of {swap['num']} cases, with mirrored pixels in {_number(swap['mirrored_pixels']['value'])}."
         )
     sentences.append(f"The phantom gate admits {_number(test['gate_admits'])} of the phantoms")
-    sentences[-1] += f" and refuses {films['num_refused']} of {films['num']} real films." if films["num"] else "."
+    sentences[-1] += (
+        f" and refuses {films['num_refused']} of {films['num']} real films." if films["num"] else "."
+    )
     missed = [target["name"] for target in results["targets"] if not target["is_reached"]]
     sentences.append(f"Targets not reached: {', '.join(missed)}." if missed else "Every target is reached.")
     sentences.append(f"torch {made['torch']}, transformers {made['transformers']}, CPU.")

@@ -1,0 +1,97 @@
+"""The README keeps its word: its commands run, its tables are fresh, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from benchmarks.tables import quality_table, with_tables
+from cxr_assistant.cli.main import _parser
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands_in(text: str) -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+def test_the_tables_are_as_generated() -> None:
+    assert with_tables(README) == README, "run: python benchmarks/tables.py"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_within_the_project_leads_to_a_file(document: Path) -> None:
+    links = re.findall(r"\]\(((?!https?:)[^)#]+)\)", document.read_text("utf-8"))
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    (command,) = (line for line in commands_in(README) if "pytest" in line)
+    assert command in (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
+
+
+def test_the_commands_of_the_readme_are_understood() -> None:
+    ours = [line for line in commands_in(README) if line.startswith("python -m cxr_assistant")]
+    assert len(ours) >= 3
+    for line in ours:
+        _parser().parse_args(shlex.split(line)[3:])
+
+
+def test_the_python_example_of_the_readme_names_things_that_exist() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = re.findall(r"from cxr_assistant import (.*)", example)[0].split(", ")
+    import cxr_assistant
+
+    assert set(names) <= set(cxr_assistant.__all__)
+    compile(example, "README.md", "exec")
+
+
+def test_the_space_runs_the_door_with_the_gradio_of_the_tested_set() -> None:
+    front_matter = README.split("---")[1]
+    assert "app_file: app.py" in front_matter
+    pinned = re.search(r"^gradio==(.*)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    assert pinned and f"sdk_version: {pinned[1]}" in front_matter
+
+
+def test_every_requirement_is_in_the_tested_set() -> None:
+    names = re.compile(r"^([A-Za-z0-9_-]+)[>=<]", re.MULTILINE)
+    pinned = {
+        n.lower().replace("_", "-") for n in names.findall((ROOT / "constraints.txt").read_text("utf-8"))
+    }
+    for file in ("requirements.txt", "requirements-dev.txt"):
+        assert set(names.findall((ROOT / file).read_text("utf-8"))) <= pinned, file
+
+
+def test_every_field_of_the_file_tree_exists() -> None:
+    (tree,) = re.findall(r"```\n(app\.py .*?)```", README, re.DOTALL)
+    listed = [name for line in tree.splitlines() for name in re.split(r"  +", line.strip())[0].split()]
+    places = [ROOT, ROOT / "cxr_assistant"]
+    assert [name for name in listed if not any((place / name).exists() for place in places)] == []
+
+
+def test_a_quality_table_without_results_says_so() -> None:
+    assert quality_table(None).startswith("Not measured yet")
+
+
+def test_a_quality_table_marks_what_was_not_reached() -> None:
+    estimate = {"value": 0.9, "low": 0.8, "high": 1.0, "num": 10, "num_unscored": 0}
+    figure = {"value": estimate, "replaced": estimate | {"value": None}, "constant": 0.5}
+    figures = {name: figure for name in ("view", "macro_f1", "side", "severity", "yes_no")}
+    finding = {"f1": estimate, "f1_replaced": 0.1, "f1_constant": 0.2}
+    results = {
+        "test": figures | {"num": 10, "gate_admits": 1.0, "findings": {"nodule": finding}},
+        "unseen_anatomy": {"num": 0},
+        "swap": {"num": 0},
+        "real_films": {"num": 2, "num_refused": 2},
+        "made_with": {"torch": "2", "transformers": "5"},
+        "targets": [{"name": "side", "is_reached": False}],
+    }
+    table = quality_table(results)
+    assert "| F1, nodule | 0.900 (0.800 to 1.000) | 0.100 | 0.200 | unscored |" in table
+    assert "Targets not reached: side." in table
