@@ -35,15 +35,15 @@ def with_tables(text: str) -> str:
 
 def checkpoints_table() -> str:
     rows = [
-        "| `--checkpoint` | what it does | tasks | films | licence of the weights |",
-        "|---|---|---|---|---|",
+        _row("`--checkpoint`", "what it does", "tasks", "films", "licence of the weights"),
+        _row(*["---"] * 5),
     ]
     for checkpoint in list_checkpoints():
         licence = checkpoint.licence
         films = "1" if checkpoint.max_images == 1 else f"up to {checkpoint.max_images}"
         tasks = ", ".join(task.value for task in checkpoint.tasks)
         terms = f"[{licence.name}]({licence.url}). {licence.terms}"
-        rows.append(f"| `{checkpoint.name}` | {checkpoint.summary} | {tasks} | {films} | {terms} |")
+        rows.append(_row(f"`{checkpoint.name}`", checkpoint.summary, tasks, films, terms))
     return "\n".join(rows)
 
 
@@ -52,21 +52,23 @@ def quality_table(results: dict[str, Any] | None) -> str:
     if results is None:
         return "Not measured yet: `python benchmarks/quality.py`."
     test, unseen = results["test"], results["unseen_anatomy"]
-    rows = [
-        "| figure | unseen seeds (95 % interval) | with another phantom's image | constant answer | unseen anatomy |",
-        "|---|---|---|---|---|",
-    ]
+    header = (
+        "figure",
+        "unseen seeds (95 % interval)",
+        "another phantom's image",
+        "constant answer",
+        "unseen anatomy",
+    )
+    rows = [_row(*header), _row(*["---"] * 5)]
     for name, figure in _FIGURES:
-        found = test[figure]
-        rows.append(
-            f"| {name} | {_with_interval(found['value'])} | {_number(found['replaced']['value'])} "
-            f"| {_number(found['constant'])} | {_number(unseen.get(figure, {}).get('value', {}).get('value'))} |"
-        )
+        found, there = test[figure], unseen[figure]["value"]["value"] if unseen["num"] else None
+        blind, constant = found["replaced"]["value"], found["constant"]
+        rows.append(_row(name, _with_interval(found["value"]), *map(_number, (blind, constant, there))))
     for kind, scores in test["findings"].items():
-        there = unseen.get("findings", {}).get(kind, {}).get("f1", {}).get("value")
+        there = unseen["findings"][kind]["f1"]["value"] if unseen["num"] else None
+        others = (scores["f1_replaced"], scores["f1_constant"], there)
         rows.append(
-            f"| F1, {kind.replace('-', ' ')} | {_with_interval(scores['f1'])} | {_number(scores['f1_replaced'])} "
-            f"| {_number(scores['f1_constant'])} | {_number(there)} |"
+            _row(f"F1, {kind.replace('-', ' ')}", _with_interval(scores["f1"]), *map(_number, others))
         )
     return "\n".join([*rows, "", _sentences(results)])
 
@@ -82,22 +84,22 @@ _FIGURES = (
 
 def _sentences(results: dict[str, Any]) -> str:
     test, swap, films, made = (results[key] for key in ("test", "swap", "real_films", "made_with"))
-    sentences = [
-        f"{test['num']} phantoms of unseen seeds, {results['unseen_anatomy']['num']} of unseen anatomy."
-    ]
+    said = [f"{test['num']} phantoms of unseen seeds, {results['unseen_anatomy']['num']} of unseen anatomy."]
     if swap["num"]:
-        sentences.append(
+        said.append(
             f"With the finding on the other side the answer follows in {_number(swap['swapped']['value'])} "
             f"of {swap['num']} cases, with mirrored pixels in {_number(swap['mirrored_pixels']['value'])}."
         )
-    sentences.append(f"The phantom gate admits {_number(test['gate_admits'])} of the phantoms")
-    sentences[-1] += (
-        f" and refuses {films['num_refused']} of {films['num']} real films." if films["num"] else "."
-    )
+    refused = f" and refuses {films['num_refused']} of {films['num']} real films" if films["num"] else ""
+    said.append(f"The phantom gate admits {_number(test['gate_admits'])} of the phantoms{refused}.")
     missed = [target["name"] for target in results["targets"] if not target["is_reached"]]
-    sentences.append(f"Targets not reached: {', '.join(missed)}." if missed else "Every target is reached.")
-    sentences.append(f"torch {made['torch']}, transformers {made['transformers']}, CPU.")
-    return " ".join(sentences)
+    said.append(f"Targets not reached: {', '.join(missed)}." if missed else "Every target is reached.")
+    said.append(f"torch {made['torch']}, transformers {made['transformers']}, CPU.")
+    return " ".join(said)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _with_interval(estimate: dict[str, Any]) -> str:
