@@ -1,0 +1,88 @@
+"""Services that do as the question says; importable by a spawned process, and without torch."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cxr_assistant.errors import CxrAssistantError, MissingWeights, PromptTooLong
+from cxr_assistant.generation import (
+    Completed,
+    FinishReason,
+    GenerationEvent,
+    GenerationRequest,
+    IsCancelled,
+    Prefilled,
+    TextDelta,
+    Usage,
+)
+
+
+class ObedientService:
+    """Questions: "count N", "prefill N" (N slow steps before any event), "hang S" (deaf for S seconds),
+    "refuse", "die", "crash", "others" (how many other answers are in the making)."""
+
+    def __init__(self) -> None:
+        self._resident: tuple[str, ...] = ()
+        self._num_active = 0
+
+    @property
+    def resident(self) -> tuple[str, ...]:
+        return self._resident
+
+    def load(self, checkpoint: str) -> None:
+        if checkpoint == "absent":
+            raise MissingWeights("absent is not on this computer yet.", hint="Fetch it.")
+        self._resident = (*self._resident, checkpoint)
+
+    def generate(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
+        self._num_active += 1
+        try:
+            yield from self._obey(request, is_cancelled)
+        finally:
+            self._num_active -= 1
+
+    def _obey(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
+        verb, _, number = request.conversation.last_question.partition(" ")
+        if verb == "refuse":
+            raise _refusal()
+        if verb == "die":
+            os.kill(os.getpid(), 9)
+        if verb == "crash":
+            raise ZeroDivisionError("a bug")
+        if verb == "hang":
+            time.sleep(float(number))
+        for _ in range(int(number) if verb == "prefill" else 0):
+            time.sleep(0.02)
+            if is_cancelled():
+                yield Completed(FinishReason.CANCELLED, Usage(prompt_tokens=1))
+                return
+        yield Prefilled(7)
+        for step in range(int(number) if verb == "count" else 1):
+            if is_cancelled():
+                yield Completed(FinishReason.CANCELLED, Usage(completion_tokens=step))
+                return
+            time.sleep(0.002)
+            yield TextDelta(f"{self._num_active - 1 if verb == 'others' else step} ", (-0.5,))
+        yield Completed(FinishReason.STOP, Usage(completion_tokens=1), request.checkpoint, "r")
+
+
+def _refusal() -> CxrAssistantError:
+    return PromptTooLong("Too long by far.", hint="Shorten it.")
+
+
+def make_obedient() -> ObedientService:
+    return ObedientService()
+
+
+def make_broken() -> ObedientService:
+    raise ImportError("no torch here")
+
+
+def make_slowly(flag: str) -> ObedientService:
+    """Waits until a file appears, as an import of torch does."""
+    while not Path(flag).exists():
+        time.sleep(0.01)
+    return ObedientService()

@@ -1,0 +1,190 @@
+"""From request to events with a real, tiny model: inline, and in a process while this one stays light."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cxr_assistant import serving
+from cxr_assistant.checkpoints import embedded
+from cxr_assistant.checkpoints.spec import Checkpoint
+from cxr_assistant.conversation import Conversation
+from cxr_assistant.engine.worker import InlineWorker, ProcessWorker, Worker, WorkerState
+from cxr_assistant.errors import ForeignImage, MissingWeights, UnknownCheckpoint
+from cxr_assistant.generation import (
+    Completed,
+    FinishReason,
+    GenerationRequest,
+    Grounding,
+    SamplingParams,
+    TextDelta,
+    collect,
+)
+from cxr_assistant.report import BoundingBox
+from cxr_assistant.serving import CheckpointService, make_service
+from cxr_assistant.settings import PROJECT_ROOT, Settings, read_settings
+from cxr_assistant.study import Radiograph, Study
+from cxr_assistant.tasks import Task
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    weights_dir = tmp_path_factory.mktemp("weights")
+    embedded.make_random(weights_dir / "embedded")
+    environment = {"CXR_WEIGHTS_DIR": str(weights_dir), "CXR_DEVICE": "cpu", "CXR_THREADS": "1"}
+    return read_settings(environment)
+
+
+@pytest.fixture(scope="module")
+def service(settings: Settings) -> CheckpointService:
+    return make_service(settings)
+
+
+@pytest.fixture(params=["inline", "process"], scope="module")
+def worker(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Worker]:
+    kind = InlineWorker if request.param == "inline" else ProcessWorker
+    made: Worker = kind(partial(make_service, settings))
+    yield made
+    made.close()
+
+
+def request_for(question: str = "Is there a nodule?", checkpoint: str = "embedded") -> GenerationRequest:
+    pixels = np.random.default_rng(5).integers(0, 256, (64, 48), dtype=np.uint8)
+    return GenerationRequest(
+        checkpoint=checkpoint,
+        task=Task.QUESTION,
+        study=Study(radiographs=(Radiograph(stored=pixels, bits_stored=8),)),
+        conversation=Conversation().ask(question),
+        params=SamplingParams(max_new_tokens=8),
+    )
+
+
+def test_a_request_becomes_a_signed_answer(worker: Worker) -> None:
+    answer = collect(worker.submit(request_for()))
+    assert answer.text
+    assert (answer.checkpoint, answer.revision) == ("embedded", embedded.CHECKPOINT.revision)
+
+
+def test_both_workers_give_the_same_answer(settings: Settings, service: CheckpointService) -> None:
+    inline = collect(service.generate(request_for(), lambda: False)).text
+    process = ProcessWorker(partial(make_service, settings))
+    try:
+        assert collect(process.submit(request_for())).text == inline
+    finally:
+        process.close()
+
+
+def test_an_unknown_checkpoint_is_refused_with_the_menu(worker: Worker) -> None:
+    with pytest.raises(UnknownCheckpoint, match=r"available: .*embedded"):
+        collect(worker.submit(request_for(checkpoint="gpt")))
+
+
+def test_the_embedded_model_is_there_when_the_service_is(service: CheckpointService) -> None:
+    assert service.resident == ("embedded",)
+
+
+def test_a_service_starts_without_weights_and_says_so_when_asked(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(*_: Any, **__: Any) -> Path:
+        raise MissingWeights("The folder is missing.")
+
+    monkeypatch.setattr(serving, "locate", absent)
+    service = make_service(replace(settings, weights_dir=tmp_path))
+    with pytest.raises(MissingWeights):
+        collect(service.generate(request_for(), lambda: False))
+
+
+def test_a_cancelled_request_loads_nothing(settings: Settings) -> None:
+    service = CheckpointService(settings)
+    (only,) = service.generate(request_for(), lambda: True)
+    assert isinstance(only, Completed)
+    assert only.finish_reason is FinishReason.CANCELLED
+    assert service.resident == ()
+
+
+def test_the_least_recently_used_checkpoint_leaves_memory(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretend(name: str) -> Checkpoint:
+        return replace(embedded.CHECKPOINT, name=name)
+
+    monkeypatch.setattr(serving, "get_checkpoint", pretend)
+    monkeypatch.setattr(serving, "find_module", lambda _: embedded)
+    service = CheckpointService(settings, max_resident=2)
+    for name in ("a", "b", "a", "c"):
+        service.load(name)
+    assert service.resident == ("a", "c")
+
+
+def test_a_foreign_film_is_not_reported_on(
+    service: CheckpointService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ClosedGate:
+        def check(self, *_: Any) -> None:
+            raise ForeignImage("This model has seen phantoms alone.")
+
+    monkeypatch.setitem(
+        service._residents, "embedded", replace(service._residents["embedded"], gate=ClosedGate())
+    )
+    with pytest.raises(ForeignImage):
+        collect(service.generate(request_for(), lambda: False))
+
+
+def test_a_checkpoint_may_interpret_its_own_text(
+    service: CheckpointService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interpret(events: Any, study: Study, task: Task) -> Iterator[Any]:
+        for event in events:
+            if isinstance(event, TextDelta):
+                yield Grounding("it", BoundingBox(0, 0, 1, 1), study.radiographs[0].digest)
+            else:
+                yield event
+
+    monkeypatch.setattr(embedded, "interpret", interpret, raising=False)
+    answer = collect(service.generate(request_for(), lambda: False))
+    assert answer.groundings
+    assert not answer.text
+
+
+def test_the_web_process_does_not_import_torch(settings: Settings) -> None:
+    script = (
+        "import sys\n"
+        "from functools import partial\n"
+        "from cxr_assistant.assistant import Assistant\n"
+        "from cxr_assistant.engine.worker import ProcessWorker\n"
+        "from cxr_assistant.serving import make_service\n"
+        "from cxr_assistant.settings import read_settings\n"
+        "if __name__ == '__main__':\n"
+        "    worker = ProcessWorker(partial(make_service, read_settings()))\n"
+        "    Assistant(worker)\n"
+        "    worker.load('embedded')\n"
+        "    worker.close()\n"
+        "    print(sorted({'torch', 'transformers', 'gradio'} & set(sys.modules)))\n"
+    )
+    environment = {**os.environ, "CXR_WEIGHTS_DIR": str(settings.weights_dir), "CXR_DEVICE": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_health_is_ready_once_something_was_answered(worker: Worker) -> None:
+    collect(worker.submit(request_for()))
+    assert worker.health().state is WorkerState.READY
+    assert "embedded" in worker.health().resident
