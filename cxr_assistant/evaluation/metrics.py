@@ -102,7 +102,7 @@ def presence(
     counts = tuple(weights_DS @ part for part in (hits_SK, answer_SK, truth_SK))
     hits_DK, answered_DK, present_DK = counts
     f1_DK = _ratio(2 * hits_DK, answered_DK + present_DK)
-    scored = truth_SK.any(axis=0)
+    scored: NDArray[np.bool_] = np.asarray(truth_SK.any(axis=0))
     num_present = truth_SK.sum(axis=0).astype(int)
     prevalence = truth_SK.mean(axis=0)
     constant = {kind: float(2 * p / (1 + p)) for kind, p in zip(kinds, prevalence, strict=True)}
@@ -212,7 +212,8 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 def _mean_over_kinds(values_DK: Floats) -> Floats:
     # A rare kind can be absent from a resample: the mean of that draw is over the others.
-    return np.ma.masked_invalid(values_DK).mean(axis=1).filled(np.nan)
+    is_there = ~np.isnan(values_DK)
+    return _ratio(np.where(is_there, values_DK, 0.0).sum(axis=1), is_there.sum(axis=1).astype(float))
 
 
 def _estimate(values_D: Floats | None, num: int, num_unscored: int = 0) -> Estimate:
