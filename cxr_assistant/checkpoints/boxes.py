@@ -6,7 +6,7 @@ Knows this markup; must not know which model wrote it. What is no valid box stay
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -78,7 +78,7 @@ def separate_boxes(events: Iterable[GenerationEvent], digest: str) -> Iterator[G
         yield event
 
 
-def _release(held: TextDelta, phrase: str, digest: str) -> Iterator[GenerationEvent]:  # type: ignore[misc]
+def _release(held: TextDelta, phrase: str, digest: str) -> Generator[GenerationEvent, None, str]:
     """Text first, then its boxes; returns the last phrase, which a box of the next delta may belong to."""
     text = ""
     boxes: list[Grounding] = []
@@ -96,7 +96,7 @@ def _release(held: TextDelta, phrase: str, digest: str) -> Iterator[GenerationEv
             text += _STRAY_TAG.sub(" ", piece["text"])
     yield replace(held, text=text)
     yield from boxes
-    return phrase  # noqa: B901  # read by `yield from`
+    return phrase
 
 
 def _joined(held: TextDelta, event: TextDelta) -> TextDelta:

@@ -63,7 +63,9 @@ PROMPTS: Mapping[str, str] = {
         "Locate areas in the chest X-ray where {text} are present, using bounding box coordinates"
     ),
     "chest_tube_detection": "Locate chest tubes and specify their positions with bounding box coordinates",
-    "rib_fracture_detection": "Locate rib fractures and specify their positions with bounding box coordinates",
+    "rib_fracture_detection": (
+        "Locate rib fractures and specify their positions with bounding box coordinates"
+    ),
     "foreign_objects_detection": (
         "Examine the chest X-ray for the presence of foreign objects, such as tubes, clips, or hardware, "
         "and provide their locations with bounding box coordinates."
@@ -216,7 +218,7 @@ def _fine_tune(name: str, title: str, repository: str, revision: str, task: Task
 
 CHECKPOINTS = (
     _CHEXAGENT,
-    # TODO(limit): `-srrg-impression` is one more line like this one, as soon as somebody can pin its revision.
+    # TODO(limit): `-srrg-impression` is one more such line, as soon as somebody can pin its revision.
     _fine_tune(
         "chexagent-srrg-findings",
         "CheXagent SRRG findings",
@@ -331,19 +333,23 @@ def _films(checkpoint: Checkpoint, study: Study, task: Task) -> tuple[Radiograph
     films = study.radiographs
     if task is Task.PROGRESSION:
         if study.prior is None:
-            raise MissingRadiograph("A comparison needs a prior film.", hint="Add the earlier film as the prior.")
+            raise MissingRadiograph(
+                "A comparison needs a prior film.", hint="Add the earlier film as the prior."
+            )
         films = (*study.prior.radiographs[:1], *films[:1])
     elif task in _ONE_FILM:
         films = films[:1]
     if len(films) > checkpoint.max_images:
         raise InvalidStudy(
-            f"{checkpoint.title} reads at most {checkpoint.max_images} films at once; the study holds {len(films)}.",
+            f"{checkpoint.title} reads at most {checkpoint.max_images} films at once; "
+            f"the study holds {len(films)}.",
             hint="Remove a film, or ask about one of them.",
         )
     needed = 1 if wording is None else wording.num_images
     if len(films) < needed:
         raise MissingRadiograph(
-            f"This task needs {needed} film{'s' * (needed > 1)}; the study holds {len(films)}.", hint="Add a film."
+            f"This task needs {needed} film{'s' * (needed > 1)}; the study holds {len(films)}.",
+            hint="Add a film.",
         )
     return films
 
@@ -398,8 +404,10 @@ def build(directory: Path, *, device: str, precision: str) -> VisionLanguageMode
     with empty_weights():
         tower = SiglipVisionModel(SiglipVisionConfig(**config["vision_config"], vision_use_head=False))
         tower = getattr(tower, "vision_model", tower)  # older 5.x releases wrap it once more
+        num_positions, vision_width = shapes["projector.pos_embed"]
         projector = PositionalProjector(
-            *shapes["projector.pos_embed"],
+            num_positions,
+            vision_width,
             hidden_width=shapes["projector.attn_pool.0.weight"][0],
             width=shapes["projector.proj"][0],
             eps=1e-6,

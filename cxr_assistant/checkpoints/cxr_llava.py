@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,8 @@ CHECKPOINT = Checkpoint(
         Task.REPORT: TaskWording(
             prompt=(
                 "Write a radiologic report on the given chest radiograph, including information about "
-                "atelectasis, cardiomegaly, consolidation, pulmonary edema, pleural effusion, and pneumothorax."
+                "atelectasis, cardiomegaly, consolidation, pulmonary edema, pleural effusion, and "
+                "pneumothorax."
             )
         ),
         Task.DIFFERENTIAL: TaskWording(
@@ -333,7 +334,9 @@ def _refuse_unknown_vision(vision: Mapping[str, Any]) -> None:
     }
     for key, value in plain.items():
         if vision.get(key, value) != value:
-            raise WeightsMismatch(f"clip_vision_cfg.{key} is {vision[key]!r}; this loader knows {value!r} only.")
+            raise WeightsMismatch(
+                f"clip_vision_cfg.{key} is {vision[key]!r}; this loader knows {value!r} only."
+            )
 
 
 def _read_processor(directory: Path, config: Mapping[str, Any]) -> Processor:

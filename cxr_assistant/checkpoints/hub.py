@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cxr_assistant.errors import CheckpointError, CorruptWeights, DownloadFailed, MissingWeights, WeightsMismatch
+from cxr_assistant.errors import (
+    CheckpointError,
+    CorruptWeights,
+    DownloadFailed,
+    MissingWeights,
+    WeightsMismatch,
+)
 
 __all__ = ["Hub", "HubFile", "cached_snapshot", "read_hub", "require_pinned", "verify_file"]
 
@@ -102,15 +108,14 @@ class Hub:
         return self.snapshot_folder(file.repository, file.revision) / file.path
 
     def _download(self, file: HubFile, blob: Path, count_bytes: CountBytes) -> None:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
         from huggingface_hub.file_download import http_get
-        from huggingface_hub.utils import build_hf_headers
 
         part = _part_of(blob)
         part.parent.mkdir(parents=True, exist_ok=True)
         with self._explained(file.repository, file.revision):
             url = hf_hub_url(file.repository, file.path, revision=file.revision, endpoint=self.endpoint)
-            headers = build_hf_headers(token=self.token or False)
+            headers = HfApi(token=self.token or False)._build_hf_headers()
             metadata = get_hf_file_metadata(url, token=self.token or False, endpoint=self.endpoint)
             if not _same_host(url, metadata.location):
                 headers.pop("authorization", None)  # the token is for the Hub, never for its storage servers
@@ -172,8 +177,8 @@ class Hub:
         except errors.GatedRepoError as error:
             raise DownloadFailed(
                 f"{repository} is gated: its authors want to know who downloads it.",
-                hint=f"Open {page}, sign in and click 'Agree and access repository'; then make a read token at "
-                f"{self.endpoint}/settings/tokens and set HF_TOKEN.",
+                hint=f"Open {page}, sign in and click 'Agree and access repository'; then make a read token "
+                f"at {self.endpoint}/settings/tokens and set HF_TOKEN.",
                 code="gated",
             ) from error
         except errors.RevisionNotFoundError as error:
@@ -235,7 +240,13 @@ def cached_snapshot(hub: Hub, repository: str, revision: str) -> tuple[HubFile, 
     folder = hub.snapshot_folder(repository, revision)
     found = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return tuple(
-        HubFile(repository, revision, path.relative_to(folder).as_posix(), path.stat().st_size, path.resolve().name)
+        HubFile(
+            repository,
+            revision,
+            path.relative_to(folder).as_posix(),
+            path.stat().st_size,
+            path.resolve().name,
+        )
         for path in found
     )
 

@@ -41,7 +41,8 @@ def require_licence(checkpoint: Checkpoint, environ: Mapping[str, str] | None = 
     licence = checkpoint.licence
     raise LicenceNotAccepted(
         f"{checkpoint.title} is under the {licence.name}: {licence.terms}",
-        hint=f"Read {licence.url}. Then accept in the model menu, or with --accept-licence {checkpoint.name}.",
+        hint=f"Read {licence.url}. Then accept in the model menu, or with "
+        f"--accept-licence {checkpoint.name}.",
     )
 
 

@@ -14,7 +14,15 @@ from typing import Any
 from cxr_assistant.checkpoints.hub import CountBytes, hash_file
 from cxr_assistant.errors import CorruptWeights, MissingWeights, WeightsMismatch
 
-__all__ = ["CONVERTER_VERSION", "LOCK_NAME", "FileRecord", "Lock", "check_folder", "read_lock", "record_files"]
+__all__ = [
+    "CONVERTER_VERSION",
+    "LOCK_NAME",
+    "FileRecord",
+    "Lock",
+    "check_folder",
+    "read_lock",
+    "record_files",
+]
 
 LOCK_NAME = "cxr.lock.json"
 CONVERTER_VERSION = 1
@@ -89,11 +97,13 @@ def check_folder(folder: Path, checkpoint_name: str, *, hashing: bool = False) -
     lock = read_lock(folder)
     if lock.checkpoint != checkpoint_name:
         raise WeightsMismatch(
-            f"The folder holds {lock.checkpoint!r}; asked for: {checkpoint_name!r}.", hint="Name another folder."
+            f"The folder holds {lock.checkpoint!r}; asked for: {checkpoint_name!r}.",
+            hint="Name another folder.",
         )
     if lock.converter_version != CONVERTER_VERSION:
         raise WeightsMismatch(
-            f"The folder was made by converter {lock.converter_version}; this is converter {CONVERTER_VERSION}.",
+            f"The folder was made by converter {lock.converter_version}; "
+            f"this is converter {CONVERTER_VERSION}.",
             hint="Fetch again: what was downloaded is used where it is still there.",
             code="old_converter",
         )
@@ -118,7 +128,9 @@ def refuse_code(folder: Path) -> None:
 def _check_file(path: Path, name: str, record: FileRecord, *, hashing: bool) -> None:
     if not path.is_file():
         raise MissingWeights(f"{name} is missing from a converted checkpoint.", hint="Fetch it again.")
-    if path.stat().st_size != record.size or (hashing and hash_file(path, _SHA256_LIKE, lambda _: None) != record.sha256):
+    if path.stat().st_size != record.size or (
+        hashing and hash_file(path, _SHA256_LIKE, lambda _: None) != record.sha256
+    ):
         raise CorruptWeights(
             f"{name} of a converted checkpoint is not as it was written.",
             hint="Delete the folder and fetch again; check the disk if it happens twice.",

@@ -120,7 +120,9 @@ def _converting(partial: Path, expected_bytes: int, answers: Sequence[str]) -> P
     if any('"testing"' in line for line in list(answers)):
         return Progress(stage=Stage.TESTING)
     written = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-    return Progress(stage=Stage.CONVERTING, done_bytes=min(written, expected_bytes), total_bytes=expected_bytes)
+    return Progress(
+        stage=Stage.CONVERTING, done_bytes=min(written, expected_bytes), total_bytes=expected_bytes
+    )
 
 
 def _raise_for(returncode: int, answers: Sequence[str]) -> None:

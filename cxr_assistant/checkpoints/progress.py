@@ -54,7 +54,9 @@ class Progress:
         """The line under the bar: `Downloading 3.2 of 13.5 GB, 45 MB/s, 4 min left`."""
         if not self.total_bytes:
             return _VERBS[self.stage]
-        amount = f"{_VERBS[self.stage]} {self.done_bytes / GIGABYTE:.2f} of {self.total_bytes / GIGABYTE:.2f} GB"
+        amount = (
+            f"{_VERBS[self.stage]} {self.done_bytes / GIGABYTE:.2f} of {self.total_bytes / GIGABYTE:.2f} GB"
+        )
         if self.seconds_left is None:
             return amount
         return f"{amount}, {self.bytes_per_s / 1e6:.0f} MB/s, {_duration(self.seconds_left)} left"
@@ -101,7 +103,9 @@ class ProgressMeter:
         (then, had), seconds = self._readings[0], now - self._readings[0][0]
         speed = (self._done - had) / seconds if seconds > 0 and now > then else 0.0
         self._on_progress(
-            Progress(stage=self._stage, done_bytes=self._done, total_bytes=self._total, bytes_per_s=max(0.0, speed))
+            Progress(
+                stage=self._stage, done_bytes=self._done, total_bytes=self._total, bytes_per_s=max(0.0, speed)
+            )
         )
 
 

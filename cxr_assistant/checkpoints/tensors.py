@@ -95,7 +95,9 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         if not path.is_file():
             raise MissingWeights(f"{path.name} is missing.", hint="Fetch the checkpoint again.")
     if not paths:
-        raise MissingWeights("The folder holds no safetensors file.", hint="Name the folder that holds the weights.")
+        raise MissingWeights(
+            "The folder holds no safetensors file.", hint="Name the folder that holds the weights."
+        )
     return paths
 
 
@@ -108,7 +110,9 @@ def list_tensors(folder: Path) -> dict[str, StoredTensor]:
     return found
 
 
-def rename(stored: Mapping[str, StoredTensor], weight_map: Mapping[str, str | None]) -> dict[str, StoredTensor]:
+def rename(
+    stored: Mapping[str, StoredTensor], weight_map: Mapping[str, str | None]
+) -> dict[str, StoredTensor]:
     """Stored names -> our names, by the first pattern that fits; `*` stands for any run of characters.
 
     A target of None drops the tensor on purpose; `{q,k,v}` in a target splits its rows in equal parts.
@@ -155,13 +159,17 @@ def write_safetensors(
         }
         offset += spec.num_bytes
     text = json.dumps({**header, **entries}).encode()
-    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes, as the reference writer aligns them
+    text += b" " * (
+        -len(text) % 8
+    )  # tensors start at a multiple of 8 bytes, as the reference writer aligns them
     with path.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for spec in specs:
             tensor = read(spec.name)
             if tuple(tensor.shape) != spec.shape:
-                raise WeightsMismatch(f"{spec.name} has the shape {tuple(tensor.shape)}; expected: {spec.shape}.")
+                raise WeightsMismatch(
+                    f"{spec.name} has the shape {tuple(tensor.shape)}; expected: {spec.shape}."
+                )
             stream.write(_bytes_of(tensor.to(dtypes[spec.dtype]).contiguous()))
             count_bytes(spec.num_bytes)
 
@@ -220,5 +228,6 @@ def _refuse(names: Iterable[str], complaint: str) -> None:
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         raise WeightsMismatch(
-            f"{len(names)} tensors {complaint}: {shown}.", hint="Check that the folder holds the checkpoint you named."
+            f"{len(names)} tensors {complaint}: {shown}.",
+            hint="Check that the folder holds the checkpoint you named.",
         )

@@ -20,7 +20,12 @@ from cxr_assistant.checkpoints.lock import LOCK_NAME, Lock, check_folder
 from cxr_assistant.checkpoints.prepare import convert_in_child, is_disk_full, not_enough_disk
 from cxr_assistant.checkpoints.progress import OnProgress, Progress, ProgressMeter, Stage, ignore_progress
 from cxr_assistant.checkpoints.spec import Checkpoint, find_module
-from cxr_assistant.errors import CheckpointError, CorruptWeights, MissingWeights, NotEnoughDisk, WeightsMismatch
+from cxr_assistant.errors import (
+    CheckpointError,
+    CorruptWeights,
+    MissingWeights,
+    NotEnoughDisk,
+)
 from cxr_assistant.settings import PROJECT_ROOT, read_settings
 
 __all__ = [
@@ -54,7 +59,8 @@ class FetchPlan:
             free = free_bytes(folder)
             if needed + SPARE_BYTES > free:
                 raise NotEnoughDisk(
-                    f"{needed / 1e9:.1f} GB are needed for download and conversion; {free / 1e9:.1f} GB are free.",
+                    f"{needed / 1e9:.1f} GB are needed for download and conversion; "
+                    f"{free / 1e9:.1f} GB are free.",
                     hint="Free some space, or set CXR_WEIGHTS_DIR and HF_HOME to a larger disk.",
                 )
 
@@ -64,7 +70,7 @@ def locate(checkpoint: Checkpoint, directory: Path | None = None, *, weights_dir
 
     directory: a converted folder, or one that holds the published files (converted on first use). Without
     it, the embedded model's folder or the one that `fetch` made.
-    Raises: LicenceNotAccepted, MissingWeights (with the command that fetches), CorruptWeights, WeightsMismatch.
+    Raises: LicenceNotAccepted, MissingWeights with the command that fetches, CorruptWeights, WeightsMismatch.
     """
     if checkpoint.is_embedded:
         return _embedded(checkpoint, directory, weights_dir)
@@ -75,7 +81,8 @@ def locate(checkpoint: Checkpoint, directory: Path | None = None, *, weights_dir
     if not (folder / LOCK_NAME).is_file():
         raise MissingWeights(
             f"{checkpoint.title} is not on this computer yet.",
-            hint=f"Run `python -m cxr_assistant checkpoints fetch {checkpoint.name}`, or fetch it in the model menu.",
+            hint=f"Run `python -m cxr_assistant checkpoints fetch {checkpoint.name}`, or fetch it in the "
+            "model menu.",
         )
     check_folder(folder, checkpoint.name)
     return folder
@@ -97,7 +104,9 @@ def folder_of(checkpoint: Checkpoint, weights_dir: Path | None = None) -> Path:
     return _weights_dir(weights_dir) / f"{checkpoint.name}-{checkpoint.revision[:12]}"
 
 
-def plan_fetch(checkpoint: Checkpoint, weights_dir: Path | None = None, *, hub: Hub | None = None) -> FetchPlan:
+def plan_fetch(
+    checkpoint: Checkpoint, weights_dir: Path | None = None, *, hub: Hub | None = None
+) -> FetchPlan:
     """What fetching would take; asks the Hub (or, offline, the cache) what the files are.
 
     Raises: DownloadFailed, MissingWeights, WeightsMismatch for an unpinned revision.
@@ -107,7 +116,9 @@ def plan_fetch(checkpoint: Checkpoint, weights_dir: Path | None = None, *, hub: 
     download = sum(hub.bytes_missing(file) for file in files)
     # The converted folder is never larger than what it is made from: tensors are dropped, never widened.
     convert = sum(file.size for file in files)
-    return FetchPlan(files, download, convert, _by_disk((hub.cache_dir, download), (_weights_dir(weights_dir), convert)))
+    return FetchPlan(
+        files, download, convert, _by_disk((hub.cache_dir, download), (_weights_dir(weights_dir), convert))
+    )
 
 
 def fetch(
@@ -185,7 +196,7 @@ def convert_local(
 
 
 def remove_download(checkpoint: Checkpoint, *, hub: Hub | None = None) -> int:
-    """Delete the downloaded files of a checkpoint, which nothing needs after conversion; returns bytes freed."""
+    """Delete what was downloaded, which nothing needs after conversion; returns the bytes freed."""
     hub = hub or read_hub()
     freed = 0
     for repository, revision in _repositories(checkpoint):
@@ -221,14 +232,16 @@ def _embedded(checkpoint: Checkpoint, directory: Path | None, weights_dir: Path 
         if folder is not None and (folder / "config.json").is_file():
             return folder
     raise MissingWeights(
-        f"The folder of {checkpoint.title} is missing.", hint="It is part of the project: restore weights/embedded."
+        f"The folder of {checkpoint.title} is missing.",
+        hint="It is part of the project: restore weights/embedded.",
     )
 
 
 def _explicit(checkpoint: Checkpoint, directory: Path, weights_dir: Path | None) -> Path:
     if not directory.is_dir():
         raise MissingWeights(
-            f"The folder given for {checkpoint.title} does not exist.", hint="Check the path, or leave it out."
+            f"The folder given for {checkpoint.title} does not exist.",
+            hint="Check the path, or leave it out.",
         )
     if (directory / LOCK_NAME).is_file():
         check_folder(directory, checkpoint.name)
@@ -273,7 +286,8 @@ def _wanted(checkpoint: Checkpoint, files: Sequence[HubFile]) -> tuple[HubFile, 
         file
         for file in files
         if any(
-            (want.repository, want.revision) == (file.repository, file.revision) and fnmatch(file.path, want.path)
+            (want.repository, want.revision) == (file.repository, file.revision)
+            and fnmatch(file.path, want.path)
             for want in checkpoint.files
         )
     )
@@ -315,7 +329,8 @@ def _refuse_known_difference(checkpoint: Checkpoint, digests: Mapping[str, str])
         expected = known.get(Path(path).name)
         if expected is not None and expected != digest:
             raise CorruptWeights(
-                f"{Path(path).name} has the SHA-256 {digest[:12]}...; this checkpoint's is {expected[:12]}...",
+                f"{Path(path).name} has the SHA-256 {digest[:12]}...; "
+                f"this checkpoint's is {expected[:12]}...",
                 hint="It is another revision, or was changed; fetch the pinned one.",
             )
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cxr_assistant.errors import OutOfMemory, SettingsError
 
@@ -122,7 +122,8 @@ class Fit:
         """`bf16 needs 15.4 GiB of 22.1 GiB free`."""
         if not self.is_possible:
             return f"{self.precision} is not offered on this device"
-        return f"{self.precision} needs {self.needed_bytes / GIB:.1f} GiB of {self.free_bytes / GIB:.1f} GiB free"
+        needed, free = self.needed_bytes / GIB, self.free_bytes / GIB
+        return f"{self.precision} needs {needed:.1f} GiB of {free:.1f} GiB free"
 
 
 def read_device(name: str = "auto") -> Device:
@@ -162,7 +163,7 @@ def choose_fit(footprint: Footprint, device: Device, asked: str | None = None) -
     """
     fits = {fit.precision: fit for fit in list_fits(footprint, device)}
     if asked not in (None, "auto"):
-        return _asked_for(fits[_parse(asked)], fits.values(), device)  # type: ignore[arg-type]
+        return _asked_for(fits[_parse(str(asked))], tuple(fits.values()), device)
     for precision in _preference(footprint, device):
         if fits[precision].fits:
             return fits[precision]
@@ -202,19 +203,23 @@ def quantise_linears(model: nn.Module, precision: str, device: str) -> None:
 
 def quantised_parameter(empty: nn.Parameter, weight: torch.Tensor, device: str) -> nn.Parameter | None:
     """`weight` quantised like the `empty` parameter of a layer made here; None for any other parameter."""
+    from torch import nn
+
     kind = type(empty).__name__
     if kind == "Params4bit":
-        return _fresh(empty, weight, quant_type="nf4", compress_statistics=True).to(device)
+        four_bit = _fresh(empty, weight, quant_type="nf4", compress_statistics=True)
+        return cast(nn.Parameter, four_bit.to(device))
     if kind == "Int8Params":
         # bitsandbytes quantises rows in half precision and only on the way from the CPU.
-        return _fresh(empty, weight.cpu(), has_fp16_weights=False).to(device)
+        return cast(nn.Parameter, _fresh(empty, weight.cpu(), has_fp16_weights=False).to(device))
     return None
 
 
 def _fresh(empty: nn.Parameter, weight: torch.Tensor, **options: Any) -> nn.Parameter:
     import torch
 
-    made: nn.Parameter = type(empty)(weight.to(torch.float16).contiguous(), requires_grad=False, **options)  # type: ignore[call-arg]
+    kind: Any = type(empty)  # bitsandbytes' subclass, whose options differ from torch's
+    made: nn.Parameter = kind(weight.to(torch.float16).contiguous(), requires_grad=False, **options)
     return made
 
 
@@ -238,14 +243,14 @@ def _parse(precision: str) -> Precision:
     return Precision(precision)
 
 
-def _asked_for(fit: Fit, fits: Sequence[Fit] | Any, device: Device) -> Fit:
+def _asked_for(fit: Fit, fits: Sequence[Fit], device: Device) -> Fit:
     if not fit.is_possible:
         raise SettingsError(
             f"{fit.precision} is not offered on {device.title}.",
             hint="bf16 needs compute capability 8.0 or newer; use fp16, int8 or nf4.",
         )
     if not fit.fits:
-        raise _out_of_memory(tuple(fits), device)
+        raise _out_of_memory(fits, device)
     return fit
 
 

@@ -19,7 +19,7 @@ __all__ = ["PositionalProjector", "SiglipDecoder"]
 
 
 class PositionalProjector(nn.Module):
-    """Add a stored position table, two-layer MLP, LayerNorm, one matrix without bias: (N, P, V) -> (N, P, D)."""
+    """Stored position table, two-layer MLP, LayerNorm, one matrix without bias: (N, P, V) -> (N, P, D)."""
 
     def __init__(
         self, num_positions: int, vision_width: int, hidden_width: int, width: int, eps: float

@@ -157,7 +157,12 @@ def test_boxes_are_tokenised_and_split_as_by_the_authors(golden: Golden) -> None
 
 
 def test_special_tokens_have_the_ids_of_the_checkpoint(golden: Golden) -> None:
-    names = {"img_start_id": "<|img|>", "img_end_id": "<|/img|>", "ref_start_id": "<|ref|>", "box_end_id": "<|/box|>"}
+    names = {
+        "img_start_id": "<|img|>",
+        "img_end_id": "<|/img|>",
+        "ref_start_id": "<|ref|>",
+        "box_end_id": "<|/box|>",
+    }
     tokenizer = golden.model.processor.tokenizer
     assert {key: tokenizer.id_of(name) for key, name in names.items()} == {
         key: golden.meta["special_ids"][key] for key in names
@@ -170,9 +175,7 @@ def test_a_person_cannot_write_a_picture_into_the_prompt(golden: Golden) -> None
     assert not tags & set(golden.model.processor.tokenizer.encode(injected))
 
 
-def test_half_precision_keeps_the_rotary_frequencies_in_float32(
-    golden: Golden, tmp_path: Path
-) -> None:
+def test_half_precision_keeps_the_rotary_frequencies_in_float32(golden: Golden, tmp_path: Path) -> None:
     chexagent.convert([golden.directory], tmp_path, precision="fp32")
     model = chexagent.build(tmp_path, device="cpu", precision="bf16")
     assert model.dtype is torch.bfloat16

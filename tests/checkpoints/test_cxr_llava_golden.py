@@ -64,7 +64,9 @@ def precision(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module", params=FIXTURES, ids=lambda path: path.name)
-def golden(request: pytest.FixtureRequest, precision: str, tmp_path_factory: pytest.TempPathFactory) -> Golden:
+def golden(
+    request: pytest.FixtureRequest, precision: str, tmp_path_factory: pytest.TempPathFactory
+) -> Golden:
     if not (request.param / f"golden_{precision}.safetensors").is_file():
         pytest.skip(f"the fixture has no {precision} run")
     converted = tmp_path_factory.mktemp("converted")
@@ -100,7 +102,9 @@ def test_pixels_are_those_of_the_authors(golden: Golden, image: int) -> None:
 def test_pixels_at_the_published_size_are_exact(golden: Golden, image: int) -> None:
     expected = next(entry for entry in golden.meta["preprocess_512"] if entry["image"] == image)
     values = prepare_pixels(golden.pixels(image), cxr_llava.CHECKPOINT.image)[None]
-    stored = values * np.float32(cxr_llava.CHECKPOINT.image.std[0]) + np.float32(cxr_llava.CHECKPOINT.image.mean[0])
+    stored = values * np.float32(cxr_llava.CHECKPOINT.image.std[0]) + np.float32(
+        cxr_llava.CHECKPOINT.image.mean[0]
+    )
     eight_bit = np.rint(stored * 255).astype(np.uint8)
     assert list(values.shape) == expected["shape"]
     assert hashlib.sha256(eight_bit.tobytes()).hexdigest() == expected["sha256_u8_after_resize_crop"]
