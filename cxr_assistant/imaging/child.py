@@ -17,6 +17,8 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
+import numpy as np
+
 from cxr_assistant.errors import StudyError
 from cxr_assistant.imaging import wire
 from cxr_assistant.imaging.refusals import refusal
@@ -69,9 +71,13 @@ def _import_everything() -> None:
     import encodings.ascii
     import encodings.latin_1  # noqa: F401
 
-    from cxr_assistant.imaging import codecs, dicom, raster  # noqa: F401
+    from cxr_assistant.imaging import codecs, dicom  # noqa: F401
+    from cxr_assistant.imaging.raster import read_png
+    from cxr_assistant.imaging.rendering import encode_png
 
     codecs.warm_up()
+    # A rehearsal: NumPy and Pillow import some of their parts when these are first used.
+    read_png(encode_png(np.arange(128 * 128, dtype=np.uint16).reshape(128, 128)))
 
 
 def _run(job: socket.socket, control: socket.socket, decode: Decoder, bounds: Bounds) -> NoReturn:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cxr_assistant.errors import StudyError
 from cxr_assistant.imaging import notices
+from cxr_assistant.imaging.burned_in import seems_to_contain_text
 from cxr_assistant.imaging.codecs import PixelLayout, decode_pixels, transfer_syntax
 from cxr_assistant.imaging.elements import (
     PIXEL_DATA,
@@ -115,6 +116,8 @@ def _radiograph(data_set: DataSet, header: Header, uid: str, session_key: bytes 
     stored = _to_gray(decode_pixels(data_set, layout, uid), photometric)
     if stored.min() == stored.max():
         raise refusal("blank")
+    if notices.BURNED_IN not in remarks and seems_to_contain_text(stored):
+        remarks.append(notices.MAYBE_BURNED_IN)
     orientation = _orientation(header)
     view = _view(header, data_set, orientation)
     if bad_windows:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cxr_assistant.imaging import notices
+from cxr_assistant.imaging.burned_in import seems_to_contain_text
 from cxr_assistant.imaging.codestreams import walk_jpeg
 from cxr_assistant.imaging.png import walk_png
 from cxr_assistant.imaging.refusals import check_size, refusal
@@ -70,6 +71,8 @@ def _radiograph(
         raise refusal("blank")
     if is_cast:
         remarks.append(notices.COLOUR)
+    if seems_to_contain_text(pixels):
+        remarks.append(notices.MAYBE_BURNED_IN)
     if min(pixels.shape) < _SMALL_SIDE_PX:
         remarks.append(notices.SMALL)
     return Radiograph(

@@ -62,7 +62,7 @@ class Sandbox:
                 try:
                     return self._decode(data, session_key)
                 except _NotStarted:
-                    continue
+                    self.close()  # children that are at work live on
                 except _Died:
                     break
             raise refusal("internal") from None
@@ -96,9 +96,6 @@ class Sandbox:
     def _await_child(self, job: socket.socket) -> None:
         try:
             receive(job, len(READY))
-        except TimeoutError:
-            self.close()  # it hangs; the next file gets another one
-            raise _NotStarted from None
         except OSError:
             raise _NotStarted from None
 
@@ -114,7 +111,6 @@ class Sandbox:
                     socket.send_fds(self._control, [b"J"], [theirs.fileno()])
                 except OSError:
                     ours.close()
-                    self._stop()
                     raise _NotStarted from None
             return ours
 

@@ -1,0 +1,58 @@
+"""A hint that text may be drawn into a picture, from its pixels alone.
+
+Knows what a line of letters looks like: many thin strokes, side by side, in a low band. It reads no
+letter, misses large, faint or handwritten text, and is a hint: neither "yes" nor "no" is a guarantee.
+"""
+
+# H, W height and width; h, w height and width of a cell
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["seems_to_contain_text"]
+
+_SCALES_PX = (1, 2, 3, 4)  # a stroke is at most twice as wide
+_LARGE_FILM_PX = 1500  # letters with strokes of one pixel are for small pictures
+_CONTRAST = 0.35  # of the picture's own range; anatomy changes more slowly
+_CELL = (6, 40)  # height and width of a cell in units of the scale: some four letters
+_MIN_STROKES = 4
+_MIN_ROWS = 3  # of a cell
+_MIN_NEIGHBOURS = 2  # cells side by side: a side marker with initials fills one cell, a name two or more
+
+
+def seems_to_contain_text(pixels: NDArray[np.integer[Any]]) -> bool:
+    """Whether two neighbouring cells of (H, W) `pixels` are full of strokes, bright or dark."""
+    low, high = (float(value) for value in np.percentile(pixels[::4, ::4], [1, 99]))
+    reach = max(high - low, 1.0)
+    first = 1 if min(pixels.shape) > _LARGE_FILM_PX else 0
+    for scale in _SCALES_PX[first:]:
+        # Letters are taller than their strokes are wide, so every scale-th row is enough.
+        # Values above 32,767 wrap around in 16 bits; their differences do not.
+        rows_HW = pixels[::scale].astype(np.int32 if reach > 2**14 else np.int16)
+        if any(_has_line(strokes, scale) for strokes in _strokes(rows_HW, int(_CONTRAST * reach), 2 * scale)):
+            return True
+    return False
+
+
+def _strokes(
+    rows_HW: NDArray[Any], threshold: int, reach: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where a pixel is brighter, and where darker, than both pixels `reach` beside it."""
+    step = rows_HW[:, reach:] - rows_HW[:, :-reach]
+    is_up, is_down = step > threshold, step < -threshold
+    return is_up[:, :-reach] & is_down[:, reach:], is_down[:, :-reach] & is_up[:, reach:]
+
+
+def _has_line(is_stroke_HW: NDArray[np.bool_], scale: int) -> bool:
+    height, width = _CELL[0], _CELL[1] * scale
+    rows, columns = is_stroke_HW.shape[0] // height, is_stroke_HW.shape[1] // width
+    if rows == 0 or columns < _MIN_NEIGHBOURS:
+        return False
+    cells = is_stroke_HW[: rows * height, : columns * width].reshape(rows, height, columns, width)
+    num_strokes = (cells[..., 1:] & ~cells[..., :-1]).sum(-1)
+    is_full = (num_strokes >= _MIN_STROKES).sum(1) >= _MIN_ROWS
+    return bool((is_full[:, 1:] & is_full[:, :-1]).any())
