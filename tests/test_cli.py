@@ -158,6 +158,7 @@ def test_a_real_film_is_refused_in_one_sentence(run, worker, film) -> None:
         (("phantom", "--finding", "flu"), "Unknown finding 'flu'; allowed: none, pleural-effusion"),
         (("phantom", "--finding", "nodule:left:right"), "'right' says nothing more about a finding"),
         (("phantom", "--view", "oblique"), "The view is 'oblique'; allowed: PA, AP, LATERAL."),
+        (("serve", "--port", "99999"), "CXR_PORT is '99999'; allowed: a whole number from 0 to 65535."),
         (("checkpoints", "fetch", "llava_rad"), "Unknown checkpoint 'llava_rad'; available:"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
@@ -258,3 +259,14 @@ def test_the_whole_way_runs_on_random_weights(run, film, tmp_path: Path) -> None
     (line,) = objects(out)
     assert (line["checkpoint"], line["finish_reason"]) == ("embedded", "length")
     assert line["usage"]["completion_tokens"] == 4
+
+
+def test_serve_opens_the_app_with_what_was_given(run, worker, monkeypatch) -> None:
+    import cxr_assistant.ui.app
+
+    opened = []
+    monkeypatch.setattr(cxr_assistant.ui.app, "build_app", lambda assistant, settings: assistant)
+    monkeypatch.setattr(cxr_assistant.ui.app, "launch", lambda _, settings: opened.append(settings))
+    assert run("serve", "--port", "8123", "--checkpoint", "llava")[0] == 0
+    assert [(s.port, s.checkpoint) for s in opened] == [(8123, "llava")]
+    assert worker.is_closed

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -34,12 +34,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from cxr_assistant.ui.app import build_app, launch
 
     given = {
-        "checkpoint": arguments.checkpoint,
-        "checkpoint_dir": arguments.weights,
-        "host": arguments.host,
-        "port": arguments.port,
+        "CXR_CHECKPOINT": arguments.checkpoint,
+        "CXR_CHECKPOINT_DIR": arguments.weights,
+        "CXR_HOST": arguments.host,
+        "CXR_PORT": arguments.port,
     }
-    settings = replace(read_settings(), **{name: value for name, value in given.items() if value is not None})
+    settings = read_settings(
+        os.environ | {name: str(value) for name, value in given.items() if value is not None}
+    )
     with load(settings=settings) as assistant:
         # The page opens at once, and the first question need not wait for the model.
         Thread(target=_warm_up, args=(assistant,), daemon=True).start()
