@@ -1,0 +1,368 @@
+"""Values -> markup: how a session, an answer, an error and a model card look. Pure functions of their input.
+
+Everything that a person, a file or a model wrote passes through `escape` here, on the server, before it is
+sent; no text is ever read as Markdown, LaTeX or HTML. Knows no Gradio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from cxr_assistant.errors import ForeignImage
+from cxr_assistant.generation import FinishReason
+from cxr_assistant.study import Radiograph, ViewPosition
+from cxr_assistant.tasks import Task
+from cxr_assistant.ui.session import Exchange, Phase, Problem, Remark, Session, Truth
+
+if TYPE_CHECKING:
+    from cxr_assistant.checkpoints.spec import Checkpoint
+
+__all__ = ["chat_view", "film_facts", "header", "log_item", "model_menu", "study_strip", "synthetic_form"]
+
+RIBBON = "Research preview. Not a medical device, not for clinical use."
+
+_VIEWS = {
+    ViewPosition.PA: "PA",
+    ViewPosition.AP: "AP",
+    ViewPosition.LATERAL: "Lateral",
+    ViewPosition.UNKNOWN: "View not stated",
+}
+
+# The page's frame ------------------------------------------------------------------------------------
+
+
+def header() -> str:
+    """The wordmark and the ribbon that never goes away."""
+    return (
+        '<header class="masthead"><h1>CXR Assistant</h1>'
+        f'<p class="ribbon" role="note">{escape(RIBBON)}</p></header>'
+    )
+
+
+def model_menu(checkpoints: Sequence[Checkpoint], chosen: str) -> str:
+    """The model that speaks, and behind it the cards of all that can be chosen."""
+    current = next(c for c in checkpoints if c.name == chosen)
+    cards = "".join(_model_card(c, is_chosen=c.name == chosen) for c in checkpoints)
+    return (
+        '<details class="model-menu"><summary><span class="label">Model</span> '
+        f"<b>{escape(current.title)}</b>{_phantom_tag(current)}</summary>"
+        f'<div class="model-cards" role="group" aria-label="Models">{cards}</div></details>'
+    )
+
+
+def _model_card(checkpoint: Checkpoint, *, is_chosen: bool) -> str:
+    licence = checkpoint.licence
+    button = (
+        '<span class="chosen">In use</span>'
+        if is_chosen
+        else f'<button type="button" data-model="{escape(checkpoint.name)}">Use this model</button>'
+    )
+    return (
+        f'<article class="model-card{" is-chosen" if is_chosen else ""}">'
+        f"<header><h3>{escape(checkpoint.title)}{_phantom_tag(checkpoint)}</h3>{button}</header>"
+        f"<p>{escape(checkpoint.summary)}</p>"
+        f'<div class="abilities">{_bullets("Can", "can", checkpoint.can)}'
+        f"{_bullets('Cannot', 'cannot', checkpoint.cannot)}</div>"
+        f'<p class="weakness"><b>Known weakness.</b> {escape(checkpoint.weakness)}</p>'
+        f'<p class="fine-print">{_size(checkpoint)} · {escape(licence.name)}: {escape(licence.terms)}<br>'
+        f'<span class="mono">{escape(checkpoint.repository)} @ {escape(checkpoint.revision[:12])}</span></p>'
+        "</article>"
+    )
+
+
+def _phantom_tag(checkpoint: Checkpoint) -> str:
+    return ' <span class="tag">synthetic films only</span>' if checkpoint.phantoms_only else ""
+
+
+def _bullets(title: str, kind: str, lines: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<div class="{kind}"><h4>{title}</h4><ul>{items}</ul></div>'
+
+
+def _size(checkpoint: Checkpoint) -> str:
+    millions = checkpoint.num_parameters / 1e6
+    size = f"{millions / 1000:.1f} billion" if millions >= 1000 else f"{millions:.0f} million"
+    return f"{size} parameters"
+
+
+# The study -------------------------------------------------------------------------------------------
+
+
+def film_facts(radiograph: Radiograph) -> str:
+    """What is known of a film, in one line, from the whitelist of `Radiograph` alone."""
+    facts = [
+        _VIEWS[radiograph.view],
+        f"{radiograph.width} × {radiograph.height}",
+        f"{radiograph.bits_stored} bit",
+    ]
+    if radiograph.pixel_spacing_mm:
+        facts.append(f"{radiograph.pixel_spacing_mm[0]:.3g} mm")
+    origin = [radiograph.modality_code, radiograph.source]
+    return " · ".join([*facts, *(part for part in origin if part)])
+
+
+def film_description(radiograph: Radiograph, truth: Truth | None) -> str:
+    """The film in words, for a screen reader; says no more than is known."""
+    side = "The file does not state the patient's side." if radiograph.orientation is None else ""
+    kind = "Synthetic chest radiograph" if truth or radiograph.is_marked_phantom else "Chest radiograph"
+    view = _VIEWS[radiograph.view]
+    return f"{kind}, {view}, {radiograph.width} by {radiograph.height} pixels. {side}".strip()
+
+
+def study_strip(session: Session, thumbnail_urls: dict[str, str]) -> str:
+    """The films of the study as thumbnails, what is known of the one shown, and what can be done."""
+    films = "".join(
+        _thumbnail(number, film, thumbnail_urls[film.digest], is_shown=film.digest == session.shown)
+        for number, film in enumerate(session.study.radiographs, start=1)
+    )
+    shown = session.shown_film
+    facts = f'<p class="facts">{_facts(shown, session.truth)}</p>' if shown else ""
+    add = '<button type="button" data-do="choose" class="add-film">Add film</button>'
+    new = '<button type="button" data-do="new">New study</button>'
+    hidden = "" if shown else " hidden"
+    return (
+        f'<section class="study-strip" aria-label="Study"{hidden}><div class="films">{films}{add}</div>'
+        f'{facts}<div class="study-actions">{new}</div></section>'
+    )
+
+
+def _thumbnail(number: int, film: Radiograph, url: str, *, is_shown: bool) -> str:
+    view = escape(_VIEWS[film.view])
+    return (
+        f'<div class="thumb{" is-shown" if is_shown else ""}">'
+        f'<button type="button" data-show="{film.digest}" aria-pressed="{str(is_shown).lower()}" '
+        f'aria-label="Show film {number}, {view}"><img src="{escape(url)}" alt=""></button>'
+        f'<button type="button" class="remove" data-remove="{film.digest}" '
+        f'aria-label="Remove film {number}">&times;</button></div>'
+    )
+
+
+def _facts(film: Radiograph, truth: Truth | None) -> str:
+    remarks = list(film.notices)
+    if film.orientation is None:
+        remarks.append("Patient side not stated in the file: rely on the marker on the film.")
+    lines = [f"<b>{escape(_VIEWS[film.view])}</b>"]
+    if truth is not None:
+        lines = [f"{lines[0]}, synthetic patient, seed {truth.seed}"]
+    return "<br>".join([*lines, *(escape(remark) for remark in remarks)])
+
+
+def synthetic_form(findings: Sequence[tuple[str, tuple[str, ...], tuple[str, ...]]]) -> str:
+    """The panel that makes a synthetic patient; `findings` are (name, sides, severities)."""
+    kinds = "".join(
+        f'<option value="{escape(name)}" data-sides="{escape(" ".join(sides))}" '
+        f'data-severities="{escape(" ".join(severities))}">{escape(_title(name))}</option>'
+        for name, sides, severities in findings
+    )
+    fields = (
+        '<label>Finding<select name="finding"><option value="">By chance</option>'
+        f'<option value="none">No finding</option>{kinds}</select></label>',
+        _select("side", "Side", []),
+        _select("severity", "Severity", []),
+        _select("view", "View", [("PA", "PA"), ("AP", "AP"), ("LATERAL", "Lateral")]),
+        '<label>Seed<input name="seed" inputmode="numeric" pattern="[0-9]*" maxlength="9" '
+        'placeholder="By chance" autocomplete="off"></label>',
+    )
+    return (
+        '<details class="synthetic"><summary>Make a synthetic patient</summary><form>'
+        '<p class="fine-print">A computed thorax whose findings are known for certain. '
+        "The model drafts, then the generator tells the truth.</p>"
+        f'<div class="fields">{"".join(fields)}</div>'
+        '<button type="submit" class="primary">Make and draft findings</button></form></details>'
+    )
+
+
+def _select(name: str, title: str, options: Iterable[tuple[str, str]]) -> str:
+    choices = "".join(f'<option value="{escape(value)}">{escape(words)}</option>' for value, words in options)
+    return (
+        f'<label>{title}<select name="{name}"><option value="">By chance</option>{choices}</select></label>'
+    )
+
+
+def _title(name: str) -> str:
+    words = name.replace("-", " ")
+    return words[0].upper() + words[1:]
+
+
+# The chat --------------------------------------------------------------------------------------------
+
+
+def chat_view(session: Session, checkpoint: Checkpoint, others: Sequence[Checkpoint]) -> dict[str, Any]:
+    """All that the chat panel shows: the log as markup, the tasks' exact words, the composer's state."""
+    has_film = not session.study.is_empty
+    titles = {c.name: c.title for c in (checkpoint, *others)}
+    return {
+        "items": [
+            {"key": str(item.number), "html": log_item(item, titles, others, is_last=item is session.log[-1])}
+            for item in session.log
+        ],
+        "busy": session.open_exchange is not None,
+        "ready": has_film,
+        "study": session.study.radiographs[0].digest[:16] if has_film else "",
+        "indication": session.study.indication,
+        "tasks": _tasks(checkpoint, session),
+        "welcome": _welcome(checkpoint, has_film=has_film) if not session.log else "",
+        "placeholder": _placeholder(checkpoint, has_film=has_film),
+    }
+
+
+def _tasks(checkpoint: Checkpoint, session: Session) -> list[dict[str, Any]]:
+    """The buttons: each task that this model was trained for, but free questions, which are typed."""
+    has_prior = session.study.prior is not None
+    return [
+        {
+            "task": task.value,
+            "title": task.title,
+            "prompt": wording.prompt,
+            "hint": wording.hint,
+            "needs_text": wording.needs_text,
+        }
+        for task, wording in checkpoint.tasks.items()
+        if task is not Task.QUESTION and (has_prior or not wording.needs_prior)
+    ]
+
+
+def _welcome(checkpoint: Checkpoint, *, has_film: bool) -> str:
+    lead = "The film is on the viewbox." if has_film else "Nothing is on the viewbox yet."
+    lines = "".join(f"<li>{escape(line)}</li>" for line in checkpoint.can)
+    return (
+        f'<div class="welcome"><p class="lead">{lead}</p>'
+        f"<p><b>{escape(checkpoint.title)}</b> can</p><ul>{lines}</ul>"
+        f'<p class="fine-print">{escape(checkpoint.weakness)}</p></div>'
+    )
+
+
+def _placeholder(checkpoint: Checkpoint, *, has_film: bool) -> str:
+    if not has_film:
+        return "Add a film first"
+    wording = checkpoint.tasks.get(Task.QUESTION)
+    return wording.hint if wording and wording.hint else "Ask about this film"
+
+
+def log_item(
+    item: Exchange | Remark, titles: dict[str, str], others: Sequence[Checkpoint], *, is_last: bool
+) -> str:
+    """One entry of the chat: a question with its answer, or a remark that no model wrote."""
+    if isinstance(item, Remark):
+        return _card(item.problem, others, is_error=item.is_error)
+    return _question(item) + _answer(item, titles, others, is_last=is_last)
+
+
+def _question(exchange: Exchange) -> str:
+    label = exchange.task.title if exchange.task is not Task.QUESTION else "Question"
+    edit = "" if exchange.is_open else '<button type="button" data-act="edit">Edit</button>'
+    return (
+        f'<div class="question" data-testid="user"><p class="who">You <span>{escape(label)}</span></p>'
+        f'<p class="words">{_prose(exchange.prompt)}</p><div class="acts">{edit}</div></div>'
+    )
+
+
+def _answer(
+    exchange: Exchange, titles: dict[str, str], others: Sequence[Checkpoint], *, is_last: bool
+) -> str:
+    who = escape(titles.get(exchange.checkpoint, exchange.checkpoint))
+    notices = "".join(f'<p class="notice">{escape(notice.text)}</p>' for notice in exchange.notices)
+    draft = (
+        f'<div class="draft"><p class="who">{who} <span>draft</span></p>{notices}'
+        f'<div class="words" data-testid="bot">{_prose(exchange.text)}{_pending(exchange)}</div>'
+        f"{_ending(exchange)}{_footer(exchange)}</div>"
+    )
+    body = _side_by_side(draft, exchange) if exchange.truth else draft
+    problem = _card(exchange.problem, others, is_error=True) if exchange.problem else ""
+    if exchange.problem and not exchange.text:
+        body = notices + (_truth_card(exchange.truth) if exchange.truth else "")
+    return f'<div class="answer">{body}{problem}{_actions(exchange, is_last=is_last)}</div>'
+
+
+def _side_by_side(draft: str, exchange: Exchange) -> str:
+    # The truth waits until the draft is written: nobody should read it first.
+    if exchange.truth is None or exchange.is_open:
+        return draft
+    return f'<div class="beside">{draft}{_truth_card(exchange.truth)}</div>'
+
+
+def _truth_card(truth: Truth) -> str:
+    items = "".join(
+        f"<li>{escape(f.words)}{'' if f.is_visible else ' <i>(below what can be seen)</i>'}</li>"
+        for f in truth.findings
+    )
+    where = any(f.box for f in truth.findings)
+    button = '<button type="button" data-act="boxes">Show on the film</button>' if where else ""
+    return (
+        f'<div class="truth"><p class="who">Truth <span>generator, seed {truth.seed}</span></p>'
+        f"<ul>{items or '<li>No abnormal finding</li>'}</ul>"
+        f'<p class="words">{_prose(truth.report)}</p>{button}</div>'
+    )
+
+
+def _pending(exchange: Exchange) -> str:
+    words = {
+        Phase.SENT: "Preparing",
+        Phase.QUEUED: f"Waiting, {exchange.ahead} ahead of you"
+        if exchange.ahead
+        else "Waiting, you are next",
+        Phase.READING: "Reading the film",
+    }.get(exchange.phase)
+    if words:
+        return f'<span class="pending">{words}</span>'
+    return '<span class="caret" aria-hidden="true"></span>' if exchange.is_open else ""
+
+
+def _ending(exchange: Exchange) -> str:
+    words = (
+        {
+            FinishReason.CANCELLED: "Stopped." if exchange.text else "Stopped before the first word.",
+            FinishReason.LENGTH: "Cut off: the answer reached its longest allowed length.",
+        }.get(exchange.finish_reason)
+        if exchange.finish_reason
+        else None
+    )
+    return f'<p class="ending">{words}</p>' if words else ""
+
+
+def _footer(exchange: Exchange) -> str:
+    """Who spoke, at which revision, how many tokens, how long: quiet, and always there."""
+    if exchange.phase is not Phase.DONE:
+        return ""
+    usage, parts = exchange.usage, [escape(exchange.checkpoint)]
+    if exchange.revision:
+        parts.append(f'<span class="mono">{escape(exchange.revision[:7])}</span>')
+    if usage.completion_tokens:
+        parts.append(f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens".replace(",", " "))
+        parts.append(f"{usage.total_s:.1f} s, first word {usage.time_to_first_token_s:.1f} s")
+    return f'<p class="colophon">{" · ".join(parts)}</p>'
+
+
+def _actions(exchange: Exchange, *, is_last: bool) -> str:
+    if exchange.is_open:
+        return ""
+    copy = '<button type="button" data-act="copy">Copy</button>' if exchange.text else ""
+    again = (
+        '<button type="button" data-act="retry">Retry</button>'
+        '<button type="button" data-act="undo">Undo</button>'
+    )
+    return f'<div class="acts">{copy}{again if is_last else ""}</div>'
+
+
+def _card(problem: Problem, others: Sequence[Checkpoint], *, is_error: bool) -> str:
+    """An error or a remark: what happened, what to do, and where it helps a button that does it."""
+    choices = ""
+    if problem.code == ForeignImage.code:
+        choices = "".join(
+            f'<button type="button" data-model="{escape(c.name)}">Use {escape(c.title)}</button>'
+            for c in others
+            if not c.phantoms_only
+        )
+    hint = f"<p>{escape(problem.hint)}</p>" if problem.hint else ""
+    role = ' role="alert"' if is_error else ""
+    return (
+        f'<div class="card{" is-error" if is_error else ""}" data-code="{escape(problem.code)}"{role}>'
+        f'<p class="card-title">{escape(problem.message)}</p>{hint}<div class="acts">{choices}</div></div>'
+    )
+
+
+def _prose(text: str) -> str:
+    """Text as it was written, line breaks kept, nothing in it interpreted."""
+    return escape(text).replace("\n", "<br>")

@@ -1,0 +1,282 @@
+"""One visitor's visit as a value: the study on the viewbox, what was asked and what came back.
+
+Knows the foundation's types and how an answer grows event by event; knows no Gradio and no markup.
+Every verb returns a new session, so undo is a slice and two visitors cannot share anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from cxr_assistant.conversation import Conversation
+from cxr_assistant.errors import CxrAssistantError
+from cxr_assistant.generation import (
+    Completed,
+    FinishReason,
+    GenerationEvent,
+    Grounding,
+    Notice,
+    Prefilled,
+    Queued,
+    TextDelta,
+    Usage,
+)
+from cxr_assistant.report import BoundingBox
+from cxr_assistant.study import Radiograph, Study
+from cxr_assistant.tasks import Task
+
+__all__ = ["MAX_FILMS", "Exchange", "KnownFinding", "Phase", "Problem", "Remark", "Session", "Truth"]
+
+MAX_FILMS = 8
+_DESCRIBING = frozenset(
+    {Task.FINDINGS, Task.IMPRESSION, Task.REPORT, Task.SECTIONS}
+)  # what truth can be held against
+
+
+class Phase(StrEnum):
+    """How far one answer has come."""
+
+    SENT = "sent"
+    QUEUED = "queued"
+    READING = "reading"
+    WRITING = "writing"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One of the project's errors as the person sees it: what happened, and what to do next."""
+
+    message: str
+    hint: str = ""
+    code: str = "error"
+
+    @classmethod
+    def of(cls, error: CxrAssistantError) -> Problem:
+        return cls(error.message, error.hint, error.code)
+
+
+@dataclass(frozen=True)
+class KnownFinding:
+    """One thing that the generator put into a synthetic film, in words, and where it can be seen."""
+
+    words: str
+    box: BoundingBox | None = None
+    is_visible: bool = True
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of a synthetic film because it was computed."""
+
+    seed: int
+    view: str
+    report: str
+    findings: tuple[KnownFinding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A line in the chat that no model wrote: a film that was refused, a note of the reader."""
+
+    number: int
+    problem: Problem
+    is_error: bool = True
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One question and its answer, as far as it has come; `truth` belongs to a synthetic film."""
+
+    number: int
+    task: Task
+    prompt: str
+    checkpoint: str
+    phase: Phase = Phase.SENT
+    text: str = ""
+    ahead: int = 0
+    notices: tuple[Notice, ...] = ()
+    groundings: tuple[Grounding, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage = field(default_factory=Usage)
+    revision: str = ""
+    problem: Problem | None = None
+    truth: Truth | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.phase not in (Phase.DONE, Phase.FAILED)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the model should be told of this exchange later on."""
+        return self.phase is Phase.DONE and bool(self.text)
+
+    def after(self, event: GenerationEvent) -> Exchange:
+        """The exchange one event later."""
+        match event:
+            case Queued(position):
+                return replace(self, phase=Phase.QUEUED, ahead=position)
+            case Prefilled():
+                return replace(self, phase=Phase.READING)
+            case TextDelta(text):
+                return replace(self, phase=Phase.WRITING, text=self.text + text)
+            case Notice():
+                return replace(self, notices=(*self.notices, event))
+            case Grounding():
+                return replace(self, groundings=(*self.groundings, event))
+            case Completed():
+                return replace(
+                    self,
+                    phase=Phase.DONE,
+                    finish_reason=event.finish_reason,
+                    usage=event.usage,
+                    checkpoint=event.checkpoint or self.checkpoint,
+                    revision=event.revision,
+                )
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one visitor has in front of them. `key` hashes patients and dates, and never leaves the server."""
+
+    checkpoint: str
+    key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    study: Study = field(default_factory=Study)
+    log: tuple[Exchange | Remark, ...] = ()
+    shown: str = ""
+    truth: Truth | None = None
+    counter: int = 0
+
+    # The study ---------------------------------------------------------------------------------
+
+    def with_film(self, radiograph: Radiograph) -> Session:
+        """The session with one more film, which is the one shown; a ninth film pushes nothing out."""
+        return replace(
+            self, study=self.study.with_radiograph(radiograph), shown=radiograph.digest, truth=None
+        )
+
+    def without_film(self, digest: str) -> Session:
+        study = self.study.without_radiograph(digest)
+        left = study.radiographs
+        shown = self.shown if self.shown != digest else (left[-1].digest if left else "")
+        return replace(self, study=study, shown=shown, truth=self.truth if left else None)
+
+    def showing(self, digest: str) -> Session:
+        """The session with another of its films on the viewer; a digest that is not there changes nothing."""
+        return replace(self, shown=digest) if self.film(digest) else self
+
+    def with_phantom(self, radiograph: Radiograph, truth: Truth) -> Session:
+        """A fresh study that holds this synthetic film and remembers its truth."""
+        return replace(self.new_study().with_film(radiograph), truth=truth)
+
+    def with_indication(self, indication: str) -> Session:
+        return replace(self, study=self.study.with_indication(indication))
+
+    def new_study(self) -> Session:
+        """An empty room with the same model: new key, so nothing links one patient to the next."""
+        return Session(checkpoint=self.checkpoint, counter=self.counter)
+
+    def choosing(self, checkpoint: str) -> Session:
+        return replace(self, checkpoint=checkpoint)
+
+    def film(self, digest: str) -> Radiograph | None:
+        return next((r for r in self.study.radiographs if r.digest == digest), None)
+
+    @property
+    def shown_film(self) -> Radiograph | None:
+        return self.film(self.shown)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.study.radiographs) >= MAX_FILMS
+
+    def film_token(self, digest: str) -> str:
+        """The unguessable name under which this visitor, and nobody else, may fetch a film."""
+        return hmac.new(self.key, digest.encode(), hashlib.sha256).hexdigest()
+
+    def film_by_token(self, token: str) -> Radiograph | None:
+        films = self.study.radiographs
+        return next((r for r in films if hmac.compare_digest(self.film_token(r.digest), token)), None)
+
+    # The chat ----------------------------------------------------------------------------------
+
+    def ask(self, task: Task, prompt: str) -> Session:
+        """The session with a question that waits for its answer."""
+        truth = self.truth if task in _DESCRIBING else None
+        exchange = Exchange(self.counter, task, prompt, self.checkpoint, truth=truth)
+        return replace(self, log=(*self.log, exchange), counter=self.counter + 1)
+
+    def remark(self, problem: Problem, *, is_error: bool = True) -> Session:
+        remark = Remark(self.counter, problem, is_error)
+        return replace(self, log=(*self.log, remark), counter=self.counter + 1)
+
+    def with_remarks_of(self, other: Session) -> Session:
+        """The session with the remarks that were made in `other`, a study that came to nothing."""
+        remarks = tuple(item for item in other.log if isinstance(item, Remark))
+        return replace(self, log=(*self.log, *remarks), counter=max(self.counter, other.counter))
+
+    def heard(self, event: GenerationEvent) -> Session:
+        """The session one event later; nothing changes when no answer is open."""
+        exchange = self.open_exchange
+        return self if exchange is None else self._with_last(exchange.after(event))
+
+    def failed(self, problem: Problem) -> Session:
+        """The session after the open answer came to nothing; what was already written stays."""
+        exchange = self.open_exchange
+        if exchange is None:
+            return self.remark(problem)
+        return self._with_last(replace(exchange, phase=Phase.FAILED, problem=problem))
+
+    def stopped(self) -> Session:
+        """The session with an answer that ended without saying so closed as cancelled."""
+        return self.heard(Completed(FinishReason.CANCELLED, Usage()))
+
+    def undo(self) -> Session:
+        """The session before its last question, remarks that came after it included."""
+        last = self.last_exchange
+        return self if last is None else self._before(last.number)
+
+    def retry(self) -> Session:
+        """The last question asked again, of the model that is chosen now."""
+        last = self.last_exchange
+        return self if last is None else self._before(last.number).ask(last.task, last.prompt)
+
+    def edit(self, number: int, prompt: str) -> Session:
+        """Question `number` in other words; what was said after it is taken back."""
+        old = next((e for e in self.exchanges if e.number == number), None)
+        return self if old is None else self._before(number).ask(old.task, prompt)
+
+    @property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        return tuple(item for item in self.log if isinstance(item, Exchange))
+
+    @property
+    def last_exchange(self) -> Exchange | None:
+        return self.exchanges[-1] if self.exchanges else None
+
+    @property
+    def open_exchange(self) -> Exchange | None:
+        last = self.log[-1] if self.log else None
+        return last if isinstance(last, Exchange) and last.is_open else None
+
+    @property
+    def conversation(self) -> Conversation:
+        """What the model is told: the answers it finished, then the question that is open."""
+        conversation = Conversation()
+        for exchange in self.exchanges:
+            if exchange.counts:
+                conversation = conversation.ask(exchange.prompt).answer(exchange.text, exchange.checkpoint)
+        pending = self.open_exchange
+        return conversation if pending is None else conversation.ask(pending.prompt)
+
+    def _with_last(self, exchange: Exchange) -> Session:
+        return replace(self, log=(*self.log[:-1], exchange))
+
+    def _before(self, number: int) -> Session:
+        return replace(self, log=tuple(item for item in self.log if item.number < number))

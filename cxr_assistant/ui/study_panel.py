@@ -1,0 +1,135 @@
+"""The study on the viewbox: films come in, are shown, are taken down; synthetic patients are made.
+
+Knows the assistant's reader and generator, and the session; draws nothing and wires nothing. A file's name
+is never used, and its bytes are gone from the disk as soon as they were read.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_assistant.assistant import Assistant
+from cxr_assistant.errors import CxrAssistantError, PhantomError, UnknownCheckpoint
+from cxr_assistant.tasks import Task
+from cxr_assistant.ui.session import MAX_FILMS, KnownFinding, Problem, Session, Truth
+
+if TYPE_CHECKING:
+    from cxr_assistant.imaging.phantom import Phantom, PhantomFinding
+
+__all__ = ["StudyPanel", "truth_of"]
+
+_log = logging.getLogger(__name__)
+_UNREADABLE = Problem("The file could not be read.", "Try another export of the film.", "unreadable")
+_LOST = Problem("The file did not arrive whole.", "Add it again.", "upload_lost")
+
+
+class StudyPanel:
+    """Verbs over the study of any visitor; holds the assistant and the list of examples, nothing else."""
+
+    def __init__(self, assistant: Assistant, examples: Mapping[str, Sequence[Path]] | None = None) -> None:
+        self._assistant = assistant
+        self._examples = dict(examples or {})
+
+    def add_uploads(self, session: Session, paths: Iterable[str]) -> Session:
+        """The session with every film that could be read, and a card for each that could not.
+
+        A person's film never joins a synthetic patient: it opens a study of its own.
+        """
+        opened = session if session.truth is None else session.new_study()
+        before = len(opened.study.radiographs)
+        for path in paths:
+            opened = self._add(opened, _take(Path(path)))
+        if session.truth is None or len(opened.study.radiographs) > before:
+            return opened
+        return session.with_remarks_of(opened)
+
+    def add_example(self, session: Session, name: str) -> Session:
+        """A new study with the films of one of the bundled examples."""
+        session = session.new_study()
+        for path in self._examples.get(name, ()):
+            session = self._add(session, path.read_bytes())
+        return session
+
+    def make(self, session: Session, wishes: Mapping[str, str]) -> Session:
+        """A new study with a synthetic film, and the question for findings waiting for its answer."""
+        try:
+            phantom = self._assistant.order_phantom(
+                _seed(wishes.get("seed", "")),
+                finding=wishes.get("finding", ""),
+                side=wishes.get("side", ""),
+                severity=wishes.get("severity", ""),
+                view=wishes.get("view", ""),
+            )
+        except CxrAssistantError as error:
+            return session.remark(Problem.of(error))
+        session = session.with_phantom(phantom.radiograph, truth_of(phantom))
+        wording = self._assistant.get_checkpoint(session.checkpoint).tasks.get(Task.FINDINGS)
+        return session.ask(Task.FINDINGS, wording.prompt) if wording else session
+
+    def demonstrate(self, session: Session) -> Session:
+        """The one-click demonstration: a synthetic patient, drafted by the model that knows such films."""
+        menu = self._assistant.list_checkpoints()
+        knows_phantoms = next((c.name for c in menu if c.phantoms_only), session.checkpoint)
+        return self.make(session.choosing(knows_phantoms), {})
+
+    def choose(self, session: Session, name: str) -> Session:
+        """The session with another model; an unknown name becomes a card."""
+        try:
+            return session.choosing(self._assistant.get_checkpoint(name).name)
+        except UnknownCheckpoint as error:
+            return session.remark(Problem.of(error))
+
+    def _add(self, session: Session, content: bytes | None) -> Session:
+        if content is None:
+            return session.remark(_LOST)
+        if session.is_full:
+            problem = Problem(
+                f"A study holds up to {MAX_FILMS} films here.", "Take one down first.", "study_full"
+            )
+            return session.remark(problem)
+        try:
+            return session.with_film(self._assistant.read(content, session.key))
+        except CxrAssistantError as error:
+            return session.remark(Problem.of(error))
+        except Exception as error:  # the outermost edge: the class is logged, never its text
+            _log.error("reading failed: %s", type(error).__name__)
+            return session.remark(_UNREADABLE)
+
+
+def truth_of(phantom: Phantom) -> Truth:
+    """What the generator knows of its film, in words."""
+    return Truth(
+        seed=phantom.seed,
+        view=phantom.view.value,
+        report=phantom.report,
+        findings=tuple(_known(finding) for finding in phantom.findings if str(finding.kind) != "none"),
+    )
+
+
+def _known(finding: PhantomFinding) -> KnownFinding:
+    details: list[Any] = [finding.severity, finding.side]
+    zone = f", {finding.zone} zone" if finding.zone else ""
+    words = " ".join([*(str(d) for d in details if d), str(finding.kind).replace("-", " ")]) + zone
+    return KnownFinding(words[0].upper() + words[1:], finding.box, finding.is_visible)
+
+
+def _seed(text: str) -> int:
+    if not text.strip():
+        return secrets.randbelow(1_000_000)
+    if not text.strip().isdecimal():
+        raise PhantomError("The seed is not a whole number.", hint="Leave it empty for a random patient.")
+    return int(text)
+
+
+def _take(path: Path) -> bytes | None:
+    """The bytes of an upload, which is deleted at once; None when it is no longer there."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+    finally:
+        path.unlink(missing_ok=True)

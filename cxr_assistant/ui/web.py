@@ -1,0 +1,67 @@
+"""The web around Gradio: where films are fetched from, and where uploads lie for the moment they exist.
+
+Knows HTTP and how Gradio keeps a visitor's state; knows nothing of models. A film is read out of its owner's
+own session when it is asked for: it is never written to disk and no shared table of films exists.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cxr_assistant.study import Radiograph
+from cxr_assistant.ui.session import Session
+from cxr_assistant.ui.viewer.film import pack_pixels, thumbnail
+
+__all__ = ["FindSession", "film_routes", "film_url", "make_upload_dir"]
+
+FindSession = Callable[[str], Session | None]
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def film_url(session: Session, visitor: str, digest: str, kind: str) -> str:
+    """Where the browser of this visitor finds a film: relative, and unguessable without the session's key."""
+    return f"film/{visitor}/{session.film_token(digest)}/{kind}"
+
+
+def film_routes(find_session: FindSession) -> list[Route]:
+    """The one route of our own: `/film/{visitor}/{token}/{kind}`, answered from the visitor's session."""
+
+    def film(request: Request) -> Response:
+        radiograph = _owned(find_session, request.path_params)
+        kind = request.path_params["kind"]
+        if radiograph is None or kind not in ("pixels", "thumbnail"):
+            return Response(status_code=404, headers=_HEADERS)
+        if kind == "thumbnail":
+            return Response(thumbnail(radiograph), media_type="image/png", headers=_HEADERS)
+        packed = {**_HEADERS, "Content-Encoding": "deflate"}
+        return Response(pack_pixels(radiograph), media_type="application/octet-stream", headers=packed)
+
+    return [Route("/film/{visitor}/{token}/{kind}", film, methods=["GET"])]
+
+
+def make_upload_dir() -> Path:
+    """A private directory for uploads, removed when the process ends; Gradio is told to use it."""
+    directory = Path(tempfile.mkdtemp(prefix="cxr-uploads-"))
+    os.environ["GRADIO_TEMP_DIR"] = str(directory)
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
+def _owned(find_session: FindSession, path: dict[str, str]) -> Radiograph | None:
+    session = find_session(path["visitor"])
+    return session.film_by_token(path["token"]) if session else None

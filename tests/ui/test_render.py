@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from cxr_assistant.generation import Completed, FinishReason, Notice, Queued, TextDelta, Usage
+from cxr_assistant.tasks import Task
+from cxr_assistant.ui import render
+from cxr_assistant.ui.session import KnownFinding, Problem, Session, Truth
+from tests.ui.doubles import EMBEDDED, PUBLISHED, make_radiograph
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '"><svg onload=alert(1)>',
+    "</p></div><iframe src=//example.org>",
+    "&lt;b&gt;",
+    "SpO2 <90% & >5 cm",
+    "![x](http://example.org/a.png) $x$ **b**",
+)
+DONE = Completed(FinishReason.STOP, Usage(1280, 0, 58, 0.4, 1.3), "embedded", "abcdef0123")
+
+
+def view(session: Session) -> dict[str, object]:
+    return render.chat_view(session, EMBEDDED, [PUBLISHED])
+
+
+def html_of(session: Session) -> str:
+    return "".join(item["html"] for item in view(session)["items"])  # type: ignore[index, attr-defined]
+
+
+def tags_of(html: str) -> set[str]:
+    return set(re.findall(r"<\s*([a-zA-Z]+)", html))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_becomes_markup_wherever_it_stands(session: Session, text: str) -> None:
+    plain = (
+        session.ask(Task.QUESTION, "a")
+        .heard(Notice("b"))
+        .heard(TextDelta("c"))
+        .heard(DONE)
+        .remark(Problem("d", "e"))
+    )
+    hostile = (
+        session.ask(Task.QUESTION, text)
+        .heard(Notice(text))
+        .heard(TextDelta(text))
+        .heard(DONE)
+        .remark(Problem(text, text))
+    )
+    assert re.findall(r"<[^>]*>", html_of(hostile)) == re.findall(r"<[^>]*>", html_of(plain))
+
+
+@pytest.mark.parametrize("cut", range(1, 29))
+def test_a_tag_cut_in_two_by_the_stream_is_no_tag(session: Session, cut: int) -> None:
+    whole = "<img src=x onerror=alert(1)>x"
+    streamed = session.ask(Task.QUESTION, "?").heard(TextDelta(whole[:cut]))
+    assert "img" not in tags_of(html_of(streamed))
+    assert "img" not in tags_of(html_of(streamed.heard(TextDelta(whole[cut:]))))
+
+
+def test_clinical_inequalities_survive_unchanged(session: Session) -> None:
+    html = html_of(session.ask(Task.QUESTION, "?").heard(TextDelta("SpO2 <90% & >5 cm")))
+    assert "SpO2 &lt;90% &amp; &gt;5 cm" in html
+
+
+def test_an_answer_says_who_spoke_how_many_tokens_and_how_long(session: Session) -> None:
+    html = html_of(session.ask(Task.QUESTION, "?").heard(TextDelta("No.")).heard(DONE))
+    assert "embedded" in html and "abcdef0" in html
+    assert "1 280 + 58 tokens" in html and "1.3 s, first word 0.4 s" in html
+
+
+def test_a_waiting_answer_says_how_many_are_ahead(session: Session) -> None:
+    assert "3 ahead of you" in html_of(session.ask(Task.QUESTION, "?").heard(Queued(3)))
+
+
+def test_a_stopped_answer_says_so(session: Session) -> None:
+    assert "Stopped." in html_of(session.ask(Task.QUESTION, "?").heard(TextDelta("The")).stopped())
+
+
+def test_the_truth_waits_until_the_draft_is_written() -> None:
+    truth = Truth(4, "PA", "Left effusion.", (KnownFinding("Small left pleural effusion"),))
+    session = Session("embedded").with_phantom(make_radiograph(phantom=True), truth).ask(Task.FINDINGS, "?")
+    writing = session.heard(TextDelta("There"))
+    assert "Left effusion." not in html_of(writing)
+    assert "Left effusion." in html_of(writing.heard(DONE))
+
+
+def test_a_foreign_film_names_the_models_to_choose(session: Session) -> None:
+    html = html_of(session.remark(Problem("Not a phantom.", code="foreign_image")))
+    assert 'data-model="llava-rad"' in html and 'data-model="embedded"' not in html
+
+
+def test_task_buttons_carry_the_exact_words_of_the_checkpoint(session: Session) -> None:
+    tasks = {task["task"]: task["prompt"] for task in view(session)["tasks"]}  # type: ignore[attr-defined]
+    assert tasks == {
+        "findings": "Describe the findings of this chest radiograph.",
+        "view": "What is the view of this radiograph?",
+    }
+
+
+def test_a_comparison_is_offered_only_with_a_prior(session: Session) -> None:
+    def offered(s: Session) -> set[str]:
+        return {task["task"] for task in render.chat_view(s, PUBLISHED, [EMBEDDED])["tasks"]}
+
+    prior = Session("embedded").with_film(make_radiograph(5)).study
+    from dataclasses import replace
+
+    with_prior = replace(session, study=session.study.with_prior(prior))
+    assert "progression" not in offered(session)
+    assert "progression" in offered(with_prior)
+
+
+def test_retry_and_undo_stand_under_the_last_entry_only(session: Session) -> None:
+    twice = session.ask(Task.QUESTION, "a").heard(TextDelta("1")).heard(DONE)
+    twice = twice.ask(Task.QUESTION, "b").heard(TextDelta("2")).heard(DONE)
+    assert html_of(twice).count('data-act="retry"') == 1
+
+
+def test_the_model_card_tells_licence_abilities_and_weakness() -> None:
+    html = render.model_menu([EMBEDDED, PUBLISHED], "embedded")
+    for words in (
+        "MSR research licence",
+        "Research only.",
+        "read lateral films",
+        PUBLISHED.weakness,
+        "6.8 billion",
+    ):
+        assert words in html
+    assert "synthetic films only" in html
+
+
+def test_the_ribbon_says_what_this_is_not() -> None:
+    assert "Not a medical device" in render.header()
+
+
+def test_film_facts_hold_nothing_but_the_whitelist() -> None:
+    assert render.film_facts(make_radiograph()) == "PA · 480 × 560 · 12 bit · 0.7 mm · DX · DICOM"
+
+
+def test_an_unknown_side_is_said(session: Session) -> None:
+    from dataclasses import replace
+
+    film = replace(make_radiograph(), orientation=None)
+    strip = render.study_strip(Session("embedded").with_film(film), {film.digest: "u"})
+    assert "side not stated" in strip
+    assert "does not state" in render.film_description(film, None)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import pytest
+
+from cxr_assistant.conversation import Role
+from cxr_assistant.errors import OutOfMemory
+from cxr_assistant.generation import Completed, FinishReason, Notice, Prefilled, Queued, TextDelta, Usage
+from cxr_assistant.tasks import Task
+from cxr_assistant.ui.session import MAX_FILMS, Phase, Problem, Remark, Session, Truth
+from tests.ui.doubles import make_radiograph
+
+DONE = Completed(FinishReason.STOP, Usage(10, 0, 2, 0.1, 0.2), "embedded", "abc")
+
+
+def answered(session: Session, prompt: str, answer: str) -> Session:
+    return session.ask(Task.QUESTION, prompt).heard(TextDelta(answer)).heard(DONE)
+
+
+def test_two_sessions_never_share_a_key() -> None:
+    assert Session("embedded").key != Session("embedded").key
+
+
+def test_the_key_is_not_in_the_repr(session: Session) -> None:
+    assert session.key.hex() not in repr(session) and "key" not in repr(session)
+
+
+def test_an_answer_grows_event_by_event(session: Session) -> None:
+    asked = session.ask(Task.FINDINGS, "Describe")
+    phases = []
+    for event in (Queued(2), Prefilled(9), TextDelta("No "), TextDelta("effusion."), Notice("n"), DONE):
+        asked = asked.heard(event)
+        phases.append(asked.exchanges[-1].phase)
+    assert phases == [Phase.QUEUED, Phase.READING, Phase.WRITING, Phase.WRITING, Phase.WRITING, Phase.DONE]
+    assert asked.exchanges[-1].text == "No effusion."
+    assert asked.exchanges[-1].revision == "abc"
+
+
+def test_a_session_is_a_value_and_asking_leaves_the_old_one_alone(session: Session) -> None:
+    session.ask(Task.QUESTION, "Heart?")
+    assert session.log == ()
+
+
+def test_the_model_is_told_finished_answers_and_the_open_question_only(session: Session) -> None:
+    session = answered(session, "One?", "1")
+    session = session.ask(Task.QUESTION, "Two?").failed(Problem.of(OutOfMemory("No memory.")))
+    session = session.ask(Task.QUESTION, "Three?")
+    assert [(t.role, t.text) for t in session.conversation.turns] == [
+        (Role.USER, "One?"),
+        (Role.ASSISTANT, "1"),
+        (Role.USER, "Three?"),
+    ]
+
+
+def test_undo_takes_back_the_last_question_and_the_remarks_after_it(session: Session) -> None:
+    once = answered(session, "One?", "1")
+    twice = answered(once, "Two?", "2").remark(Problem("A file was refused."))
+    assert twice.undo().log == once.log
+
+
+def test_retry_asks_the_same_words_of_the_model_that_is_chosen_now(session: Session) -> None:
+    retried = answered(session, "One?", "1").choosing("llava-rad").retry()
+    assert retried.open_exchange is not None
+    assert (retried.open_exchange.prompt, retried.open_exchange.checkpoint) == ("One?", "llava-rad")
+    assert len(retried.exchanges) == 1
+
+
+def test_editing_a_question_takes_back_what_followed(session: Session) -> None:
+    session = answered(answered(session, "One?", "1"), "Two?", "2")
+    edited = session.edit(session.exchanges[0].number, "Uno?")
+    assert [e.prompt for e in edited.exchanges] == ["Uno?"]
+
+
+def test_editing_a_question_that_is_not_there_changes_nothing(session: Session) -> None:
+    assert session.edit(99, "What?") is session
+
+
+def test_a_stream_that_ends_without_saying_so_counts_as_cancelled(session: Session) -> None:
+    stopped = session.ask(Task.QUESTION, "Heart?").heard(TextDelta("The")).stopped()
+    assert stopped.exchanges[-1].finish_reason is FinishReason.CANCELLED
+
+
+def test_a_failure_without_an_open_question_becomes_a_remark(session: Session) -> None:
+    assert isinstance(session.failed(Problem("Broken.")).log[-1], Remark)
+
+
+def test_a_new_study_keeps_the_model_and_nothing_of_the_patient(session: Session) -> None:
+    fresh = answered(session, "One?", "1").choosing("llava-rad").new_study()
+    assert fresh.checkpoint == "llava-rad"
+    assert fresh.study.is_empty and fresh.log == () and fresh.key != session.key
+
+
+def test_taking_down_the_film_on_show_shows_another_one(session: Session) -> None:
+    second = make_radiograph(2)
+    both = session.with_film(second)
+    assert both.shown == second.digest
+    assert both.without_film(second.digest).shown == session.shown
+
+
+def test_showing_a_film_of_somebody_else_changes_nothing(session: Session) -> None:
+    assert session.showing(make_radiograph(7).digest) is session
+
+
+def test_a_film_token_opens_its_film_for_its_owner_alone(session: Session) -> None:
+    token = session.film_token(session.shown)
+    stranger = Session("embedded").with_film(make_radiograph(phantom=True))
+    assert session.film_by_token(token) == session.shown_film
+    assert stranger.film_by_token(token) is None
+
+
+@pytest.mark.parametrize(("task", "is_told"), [(Task.FINDINGS, True), (Task.QUESTION, False)])
+def test_truth_stands_beside_descriptions_only(task: Task, is_told: bool) -> None:
+    truth = Truth(1, "PA", "Clear.")
+    session = Session("embedded").with_phantom(make_radiograph(phantom=True), truth).ask(task, "?")
+    assert (session.exchanges[-1].truth is truth) is is_told
+
+
+def test_a_study_is_full_after_eight_films() -> None:
+    session = Session("embedded")
+    for seed in range(MAX_FILMS):
+        assert not session.is_full
+        session = session.with_film(make_radiograph(seed, size=(32, 32)))
+    assert session.is_full
