@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from cxr_assistant.cli.arguments import Subparsers
@@ -17,9 +18,23 @@ def add_command(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="where the checkpoint is written"
     )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="rendered phantoms and states; default: DIR with .work behind",
+    )
     parser.add_argument("--seed", type=int, help="default: the recipe's")
     parser.add_argument("--micro", action="store_true", help="a one-minute model that proves the recipe runs")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    raise SystemExit("filled in when training/ exists")
+    from cxr_assistant.training.train import EMBEDDED, MICRO, train
+
+    recipe = MICRO if arguments.micro else EMBEDDED
+    if arguments.seed is not None:
+        recipe = replace(recipe, seed=arguments.seed)
+    work = arguments.work or arguments.out.with_name(arguments.out.name + ".work")
+    train(recipe, arguments.out, work, report=console.remark)
+    console.result({"checkpoint": str(arguments.out)}, f"The model is in {arguments.out}.")
+    return 0

@@ -7,7 +7,7 @@ A shard is a pair of files: `NAME.npz` with the arrays, `NAME.json` with one rec
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ __all__ = [
     "VIEWS",
     "Shard",
     "encode_phantom",
-    "read_shards",
+    "read_shard",
     "write_shard",
 ]
 
@@ -58,7 +58,7 @@ def render(
     seed: int, spec: ImageSpec, ranges: AnatomyRanges = TRAINING_RANGES
 ) -> tuple[Phantom, NDArray[np.uint8]]:
     """A phantom at a resolution drawn from its seed (a model must not rely on one), as the model sees it."""
-    size = spec.size_px * 2 if seed % 4 == 0 else spec.size_px
+    size = spec.size_px * 2 if seed % 8 == 0 else spec.size_px
     phantom = make_phantom(seed, ranges=ranges, size_px=size)
     normalised = prepare(phantom.radiograph, spec)[0]
     pixels = (normalised * spec.std[0] + spec.mean[0]) * 255
@@ -132,15 +132,8 @@ def write_shard(path: Path, seeds: Sequence[int], spec: ImageSpec, patches: int)
     path.with_suffix(".json").write_text(json.dumps([e["record"] for e in encoded]))
 
 
-def read_shards(directory: Path, skip: frozenset[str] = frozenset()) -> Iterator[tuple[str, Shard]]:
-    """The finished shards of `directory` by name, those in `skip` left out."""
-    for marker in sorted(directory.glob("*.json")):
-        if marker.stem not in skip:
-            with np.load(marker.with_suffix(".npz")) as arrays:
-                yield (
-                    marker.stem,
-                    Shard(
-                        **{name: arrays[name] for name in arrays.files},
-                        records=json.loads(marker.read_text()),
-                    ),
-                )
+def read_shard(path: Path) -> Shard:
+    """The finished shard at `path` (without suffix)."""
+    with np.load(path.with_suffix(".npz")) as arrays:
+        records = json.loads(path.with_suffix(".json").read_text())
+        return Shard(**{name: arrays[name] for name in arrays.files}, records=records)

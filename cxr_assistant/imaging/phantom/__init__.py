@@ -11,6 +11,7 @@ export       the radiograph as a DICOM or PNG file
 """
 
 from cxr_assistant.imaging.phantom.anatomy import TRAINING_RANGES, UNSEEN_RANGES, AnatomyRanges
+from cxr_assistant.imaging.phantom.export import dicom_bytes, png_bytes
 from cxr_assistant.imaging.phantom.findings import (
     FindingKind,
     FindingRequest,
@@ -61,7 +62,9 @@ __all__ = [
     "Severity",
     "Side",
     "Zone",
+    "dicom_bytes",
     "make_phantom",
     "mentions",
+    "png_bytes",
     "read_report",
 ]

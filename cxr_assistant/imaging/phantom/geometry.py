@@ -141,7 +141,7 @@ class Camera:
 
     def project(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(N, 2) pixel position (row, column) and (N,) magnification of `points` (N, 3)."""
-        normal = np.cross(self.row_step, self.column_step)
+        normal = self._normal
         away = points - self.source
         magnification = (normal @ self.toward) / (away @ normal)
         on_plane = away * magnification[:, None] - self.toward
@@ -149,6 +149,10 @@ class Camera:
             [on_plane @ step / (step @ step) for step in (self.row_step, self.column_step)], axis=1
         )
         return pixel, magnification
+
+    @cached_property
+    def _normal(self) -> Vector:
+        return np.cross(self.row_step, self.column_step)
 
     @property
     def pixel_cm(self) -> float:
@@ -235,13 +239,21 @@ def covered_length(whole: Interval, parts: Sequence[Interval]) -> Array:
     """
     clipped = [part.clipped_to(whole) for part in parts]
     # A ray that misses a part gets an empty interval at the whole's own start: no length, no false gap.
-    starts = np.stack([np.where(c.span > 0, c.enter, whole.enter) for c in clipped])
-    ends = np.stack([np.where(c.span > 0, c.leave, whole.enter) for c in clipped])
-    starts.sort(axis=0)
-    ends.sort(axis=0)
-    gaps = np.maximum(starts[1:] - ends[:-1], 0).sum(axis=0)
-    covered: Array = ends[-1] - starts[0] - gaps
+    starts = _sorted([np.where(c.leave > c.enter, c.enter, whole.enter) for c in clipped])
+    ends = _sorted([np.where(c.leave > c.enter, c.leave, whole.enter) for c in clipped])
+    covered: Array = ends[-1] - starts[0]
+    for start, end in zip(starts[1:], ends[:-1], strict=True):
+        covered -= np.maximum(start - end, 0)
     return covered
+
+
+def _sorted(images: list[Array]) -> list[Array]:
+    """Pixel by pixel from small to large, by odd-even exchange: for a handful of images faster than a sort."""
+    for turn in range(len(images)):
+        for index in range(turn % 2, len(images) - 1, 2):
+            low, high = images[index], images[index + 1]
+            images[index], images[index + 1] = np.minimum(low, high), np.maximum(low, high)
+    return images
 
 
 _PATCH_SIDES = (6, 10, 16, 26, 42, 68, 110, 178, 288)

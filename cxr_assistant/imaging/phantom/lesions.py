@@ -50,23 +50,33 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class LungRays:
-    """One lung as the rays see it."""
+    """One lung as the rays see it: `camera` is cut down to `window`, the part of the film it can touch."""
 
     lung: Lung
     camera: Camera
+    window: tuple[slice, slice]
     whole: Interval
     others: tuple[Interval, ...]
     density: float
 
     @classmethod
-    def trace(cls, lung: Lung, camera: Camera, others: dict[int, Interval], density: float) -> LungRays:
+    def trace(cls, lung: Lung, film: Camera, density: float) -> LungRays:
+        window = film.window(lung.cage)
+        camera = film.cropped(*window)
         cage = camera.intersect(lung.cage)
         cage = cage.clipped_to_half_space(camera, (-lung.side, 0, 0), -0.4)
         cage = cage.clipped_to_half_space(camera, (0, 0, -1), -lung.floor_z)
-        return cls(lung, camera, cage, tuple(others[id(other)] for other in lung.others), density)
+        others = tuple(camera.intersect(other) for other in lung.others)
+        return cls(lung, camera, window, cage, others, density)
+
+    def on_film(self, part: Array, film: Camera) -> Array:
+        """`part`, given on this lung's window, on the whole film."""
+        whole = np.zeros((film.height, film.width), np.float32)
+        whole[self.window] = part
+        return whole
 
     def free_length(self, within: Interval | None = None) -> Array:
-        """(H, W) cm of lung on each ray, heart, mediastinum and diaphragm taken out."""
+        """cm of lung on each ray of the window, heart, mediastinum and diaphragm taken out."""
         part = self.whole if within is None else within.clipped_to(self.whole)
         return (part.span - covered_length(part, self.others)) * self.camera.ray_length
 
@@ -92,7 +102,10 @@ def lesion(
     """The change that `request` makes; all its free choices come from `rng`."""
     if request.kind in _IN_ONE_LUNG:
         assert request.side is not None
-        return _IN_ONE_LUNG[request.kind](request, rays[request.side], rng)
+        lung_rays = rays[request.side]
+        change = _IN_ONE_LUNG[request.kind](request, lung_rays, rng)
+        assert change.soft is not None
+        return replace(change, soft=lung_rays.on_film(change.soft, camera))
     if request.kind is FindingKind.PULMONARY_EDEMA:
         return _edema(request, rays, camera, rng)
     if request.kind is FindingKind.ENDOTRACHEAL_TUBE:
@@ -209,7 +222,7 @@ def _edema(
                 [lung.side * rng.uniform(1.5, 4.5), rng.uniform(-3, 3), rng.uniform(-6, 3.5)]
             )
             add_gaussian(haze, camera, ellipsoid(center, rng.uniform(1.8, 3.0, 3)), 0.085 * amount)
-        soft += np.minimum(haze, 0.6 * lung_rays.free_length())
+        soft += np.minimum(haze, lung_rays.on_film(0.6 * lung_rays.free_length(), camera))
         camera.add_tubes(soft, _septal_lines(lung_rays, rng, count=int(4 + 3 * amount)), 0.8)
     return Change(amount, soft=soft)
 

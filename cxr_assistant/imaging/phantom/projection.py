@@ -112,18 +112,13 @@ def make_camera(anatomy: Anatomy, acquisition: Acquisition, size_px: int) -> Cam
 def normal_paths(thorax: Thorax, anatomy: Anatomy, camera: Camera) -> tuple[Paths, dict[Side, LungRays]]:
     """The patient without lesions, and each lung's rays; vessels come later, see `vessel_path`."""
     zeros = np.zeros((camera.height, camera.width), np.float32)
-    traced: dict[int, Interval] = {}
-    for lung in thorax.lungs:
-        for other in lung.others:
-            if id(other) not in traced:
-                traced[id(other)] = camera.intersect(other)
     rays = {
-        side: LungRays.trace(lung, camera, traced, anatomy.lung_density)
+        side: LungRays.trace(lung, camera, anatomy.lung_density)
         for side, lung in zip((Side.LEFT, Side.RIGHT), thorax.lungs, strict=True)
     }
     soft = _body_path(thorax, camera)
     for lung_rays in rays.values():
-        soft -= (1.0 - anatomy.lung_density) * lung_rays.free_length()
+        soft[lung_rays.window] -= (1.0 - anatomy.lung_density) * lung_rays.free_length()
     for organ, density in thorax.organs:
         camera.add_solid(soft, organ, density)
     camera.add_tubes(soft, thorax.airways, -0.95)

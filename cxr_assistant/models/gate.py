@@ -1,0 +1,104 @@
+"""Is this picture a phantom? The distance of its tower features from those of phantoms.
+
+Knows statistics of features, stored beside the embedded model; must not know how a film was made. What a
+file says about itself is never asked: the picture decides.
+
+N images, P patch tokens, V width of the tower, F features
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cxr_assistant.errors import CorruptWeights, ForeignImage
+
+__all__ = ["HasTower", "PhantomGate", "picture_features"]
+
+
+class HasTower(Protocol):
+    """A model whose tower can be asked for its features."""
+
+    @property
+    def tower(self) -> nn.Module: ...
+
+    def tower_features(self, pixel_values: Tensor) -> Tensor: ...
+
+
+def picture_features(model: HasTower, pixel_values: Tensor) -> Tensor:
+    """(N, F) summary of each picture: what its patches carry on average, how much they vary, and plain
+    statistics of brightness and sharpness, which a tower trained on phantoms alone may have unlearnt."""
+    tokens_NPV = model.tower_features(pixel_values).float()
+    mean, spread = tokens_NPV.mean(dim=1), tokens_NPV.std(dim=1)
+    pixels = pixel_values.float().mean(dim=1)
+    rough_x = (pixels[:, :, 1:] - pixels[:, :, :-1]).abs().flatten(1)
+    rough_y = (pixels[:, 1:] - pixels[:, :-1]).abs().flatten(1)
+    flat = pixels.flatten(1)
+    levels = torch.quantile(flat, torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95]), dim=1).T
+    plain = torch.stack([rough_x.mean(1), rough_y.mean(1), rough_x.std(1), rough_y.std(1)], dim=1)
+    return torch.cat([mean, spread, levels, plain.clamp_min(1e-6).log()], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class PhantomGate:
+    """Mahalanobis distance with a threshold that a known share of phantoms stays under.
+
+    mean (F,); whitening (F, F) maps the deviation of a phantom's features to unit variance.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    threshold: float
+
+    @classmethod
+    def fit(cls, features: Tensor, *, admit: float, shrinkage: float = 0.02) -> PhantomGate:
+        """Fit on (N, F) features of one half of the phantoms and set the threshold on the other half."""
+        fitted, held = features[::2].double(), features[1::2].double()
+        mean = fitted.mean(dim=0)
+        covariance = torch.cov(fitted.T)
+        covariance += shrinkage * covariance.diagonal().mean() * torch.eye(len(mean), dtype=torch.double)
+        whitening = torch.linalg.cholesky(torch.linalg.inv(covariance))
+        gate = cls(mean.float(), whitening.float(), 0.0)
+        distances = gate.distance(held.float())
+        return cls(gate.mean, gate.whitening, float(torch.quantile(distances, admit)))
+
+    @classmethod
+    def load(cls, path: Path) -> PhantomGate:
+        """Read what `save` wrote; raises CorruptWeights when it is something else."""
+        from safetensors.torch import load_file
+
+        try:
+            stored = load_file(path)
+            return cls(stored["mean"].float(), stored["whitening"].float(), float(stored["threshold"]))
+        except (KeyError, ValueError, OSError) as error:
+            raise CorruptWeights(
+                "The phantom gate of the embedded model cannot be read.", hint="Restore weights/embedded."
+            ) from error
+
+    def save(self, path: Path) -> None:
+        from safetensors.torch import save_file
+
+        tensors = {"mean": self.mean, "whitening": self.whitening.contiguous()}
+        save_file({**tensors, "threshold": torch.tensor(self.threshold)}, path)
+
+    def distance(self, features: Tensor) -> Tensor:
+        """(N,) distances of (N, F) features."""
+        return ((features.float() - self.mean) @ self.whitening).norm(dim=1)
+
+    @torch.inference_mode()
+    def check(self, model: HasTower, pixel_values: NDArray[np.float32]) -> None:
+        """Raise ForeignImage unless every picture of (N, C, S, S) is a phantom's."""
+        weights = next(model.tower.parameters())
+        pixels = torch.tensor(pixel_values).to(weights.device, weights.dtype)
+        distance = float(self.distance(picture_features(model, pixels).cpu()).max())
+        if not distance <= self.threshold:
+            raise ForeignImage(
+                "This picture is no phantom, and the embedded model has seen phantoms alone.",
+                hint="Choose LLaVA-Rad, CheXagent or CXR-LLaVA for a radiograph of a person.",
+            )

@@ -1,0 +1,123 @@
+"""Stages 2 and 3: projector and language model learn to say what the tower sees.
+
+Conversations are tokenised piece by piece exactly as `checkpoints/embedded.py` renders them; only answers
+carry loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from cxr_assistant.checkpoints.embedded import END, prompt_pieces
+from cxr_assistant.imaging.phantom import FINDINGS_PROMPT
+
+__all__ = ["OUT_OF_SCOPE_ANSWER", "SPECIALS", "encode_conversation", "sample_turns", "train_tokenizer"]
+
+SPECIALS = ("<unk>", "<s>", "</s>", "<image>")
+BOS, EOS, IMAGE = 1, 2, 3
+IGNORED_TOKEN = -100
+
+_FINDINGS_PROMPTS = (
+    *(FINDINGS_PROMPT,) * 3,
+    "Describe the findings of the chest x-ray.",
+    "Draft the findings.",
+    "Write the findings.",
+    "What does this radiograph show?",
+    "Provide a description of the findings in the radiology image.",
+    "Report this film.",
+    "What do you see?",
+)
+OUT_OF_SCOPE_ANSWER = "I was not trained to answer that."
+_OUT_OF_SCOPE = (
+    """
+Is there a rib fracture?|Is there a fracture?|Is there scoliosis?|Does this patient have tuberculosis?
+Is there emphysema?|Is this lung cancer?|How old is the patient?|Is the patient male or female?
+What is the diagnosis?|What is the treatment?|Which antibiotic should I give?|Hello|Thank you.
+Who are you?|What is the weather like?|Is there a hiatal hernia?|Is there a widened mediastinum?
+Is there free air under the diaphragm?|Is there a feeding tube?|Is there a chest tube?
+What should be done next?|Is there pericardial effusion?|Is this COVID-19?|Tell me a joke.
+What is the name of the patient?|Are there old healed fractures?|Is there interstitial lung disease?
+Should the patient have a CT?|Is the trachea deviated?|Are there calcified lymph nodes?
+""".strip()
+    .replace("\n", "|")
+    .split("|")
+)
+
+Turn = tuple[str, str]
+
+
+def sample_turns(record: dict[str, Any], rng: np.random.Generator, count: int) -> list[Turn]:
+    """A conversation about one phantom: mostly findings first, then questions that matter for this film."""
+    turns: list[Turn] = []
+    findings = (_FINDINGS_PROMPTS[rng.integers(len(_FINDINGS_PROMPTS))], record["report"])
+    if rng.random() < 0.7:
+        turns.append(findings)
+    present = set(record["kinds"])
+    weights = np.array([_interest(topic, kind, present) for topic, kind, _, _ in record["questions"]])
+    chosen = rng.choice(len(weights), size=count, replace=False, p=weights / weights.sum())
+    turns += [tuple(record["questions"][index][2:]) for index in chosen]  # type: ignore[misc]
+    if rng.random() < 0.15:
+        question = (_OUT_OF_SCOPE[rng.integers(len(_OUT_OF_SCOPE))], OUT_OF_SCOPE_ANSWER)
+        turns.insert(int(rng.integers(len(turns) + 1)), question)
+    if turns[0] is not findings and rng.random() < 0.3:
+        turns.append(findings)
+    return turns
+
+
+def _interest(topic: str, kind: str | None, present: set[str]) -> float:
+    """How often a question is asked: what is there as often as the many things that are not."""
+    if kind is None:
+        return 2.0
+    if kind in present:
+        return 5.0
+    return 1.0 if topic == "presence" else 0.35
+
+
+def train_tokenizer(records: Sequence[dict[str, Any]], vocabulary: int) -> Any:
+    """Byte-level BPE on the words of `records`: every text has ids, and decoding gives it back."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from tokenizers.trainers import BpeTrainer
+
+    tokenizer = Tokenizer(BPE(unk_token=SPECIALS[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [piece for record in records for piece in _texts(record)]
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _texts(record: dict[str, Any]) -> list[str]:
+    exchanges = [(question, answer) for *_, question, answer in record["questions"]]
+    exchanges += [(prompt, record["report"]) for prompt in _FINDINGS_PROMPTS]
+    exchanges += [(question, OUT_OF_SCOPE_ANSWER) for question in _OUT_OF_SCOPE]
+    return [f"USER: {question} ASSISTANT: {answer}" for question, answer in exchanges]
+
+
+def encode_conversation(
+    tokenizer: Any, turns: Sequence[Turn], num_image_tokens: int
+) -> tuple[list[int], list[int]]:
+    """Ids and loss targets of a whole conversation; image positions hold IMAGE and are overwritten.
+
+    Targets stand at the position that predicts them; everything but answers and their end is ignored.
+    """
+    pieces = list(prompt_pieces(turns[:-1], turns[-1][0]))
+    pieces += [f" {turns[-1][1]}", END]
+    ids = [BOS, *tokenizer.encode(pieces[0]).ids, *([IMAGE] * num_image_tokens)]
+    targets = [IGNORED_TOKEN] * len(ids)
+    for before, piece in pairwise(pieces):
+        is_answer = piece is END or (isinstance(before, str) and before.endswith(" ASSISTANT:"))
+        tokens = [EOS] if piece is END else tokenizer.encode(piece).ids
+        ids += tokens
+        targets += tokens if is_answer else [IGNORED_TOKEN] * len(tokens)
+    return ids, [*targets[1:], IGNORED_TOKEN]

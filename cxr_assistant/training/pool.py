@@ -1,0 +1,110 @@
+"""A pool of rendered phantoms that grows while training goes on.
+
+Rendering runs in worker processes; which phantoms are in the pool at a step depends on the step alone, so a
+run can be repeated whatever the speed of the machine: a step whose phantoms are not rendered yet waits.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cxr_assistant.imaging.transforms import ImageSpec
+from cxr_assistant.training.data import Shard, read_shard, write_shard
+
+__all__ = ["SHARD_SIZE", "Pool", "RenderJob", "render_all"]
+
+SHARD_SIZE = 250
+
+
+@dataclass(frozen=True)
+class RenderJob:
+    """`count` phantoms from `first_seed` on, as shards in `directory`."""
+
+    directory: Path
+    first_seed: int
+    count: int
+    spec: ImageSpec
+    patches: int
+
+    def shard_path(self, index: int) -> Path:
+        return self.directory / f"{self.first_seed + index * SHARD_SIZE}"
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.count // SHARD_SIZE)
+
+    def render_shard(self, index: int) -> None:
+        path, start = self.shard_path(index), self.first_seed + index * SHARD_SIZE
+        if not path.with_suffix(".json").exists():
+            write_shard(
+                path,
+                range(start, min(start + SHARD_SIZE, self.first_seed + self.count)),
+                self.spec,
+                self.patches,
+            )
+
+
+def render_all(job: RenderJob, processes: int) -> list[multiprocessing.process.BaseProcess]:
+    """Start rendering in the background; the processes share the shards round-robin."""
+    job.directory.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    workers = []
+    for offset in range(processes):
+        worker = context.Process(target=_render_some, args=(job, offset, processes), daemon=True)
+        worker.start()
+        workers.append(worker)
+    return workers
+
+
+def _render_some(job: RenderJob, offset: int, step: int) -> None:
+    torch.set_num_threads(1)
+    for index in range(offset, job.num_shards, step):
+        job.render_shard(index)
+
+
+@dataclass
+class Pool:
+    """The first `available` phantoms of a job; `grow_to` waits for shards that are still being rendered."""
+
+    job: RenderJob
+    report: Callable[[str], None]
+    shards: list[Shard] = field(default_factory=list)
+
+    @property
+    def available(self) -> int:
+        return sum(len(shard.images) for shard in self.shards)
+
+    def grow_to(self, count: int) -> None:
+        while self.available < min(count, self.job.count):
+            path = self.job.shard_path(len(self.shards))
+            if not path.with_suffix(".json").exists():
+                self.report(f"waiting for phantoms: {self.available} of {count} rendered")
+            while not path.with_suffix(".json").exists():
+                time.sleep(1.0)
+            self.shards.append(read_shard(path))
+
+    def locate(self, indices: np.ndarray) -> list[tuple[Shard, int]]:
+        return [(self.shards[index // SHARD_SIZE], int(index % SHARD_SIZE)) for index in indices]
+
+    def images(self, indices: np.ndarray) -> Tensor:
+        """(B, 1, S, S) in [0, 1]."""
+        return (
+            torch.from_numpy(np.stack([s.images[i] for s, i in self.locate(indices)])).float()[:, None] / 255
+        )
+
+    def masks(self, indices: np.ndarray) -> Tensor:
+        """(B, K, P, P) in [0, 1]."""
+        return torch.from_numpy(np.stack([s.masks[i] for s, i in self.locate(indices)])).float() / 255
+
+    def labels(self, name: str, indices: np.ndarray) -> Tensor:
+        return torch.from_numpy(
+            np.stack([getattr(s, name)[i] for s, i in self.locate(indices)]).astype(np.int64)
+        )

@@ -1,0 +1,62 @@
+"""The numbers of a training run: one frozen value, one dial for its length.
+
+`EMBEDDED` made the committed model; `MICRO` proves in a minute that the recipe runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cxr_assistant.imaging.rendering import Rendering
+from cxr_assistant.imaging.transforms import ImageSpec, ResizeRule
+
+__all__ = ["EMBEDDED", "MICRO", "Recipe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Sizes and lengths; everything else is computed from them."""
+
+    seed: int = 0
+    image_px: int = 224
+    patch_px: int = 16
+    tower_width: int = 192
+    tower_layers: int = 8
+    language_width: int = 256
+    language_layers: int = 4
+    vocabulary: int = 1024
+    phantoms: int = 14_000
+    first_phantoms: int = 3_000  # in the pool when training starts
+    phantoms_per_step: float = 4.0
+    validation: int = 500
+    batch: int = 32
+    tower_steps: int = 3_000
+    tower_rate: float = 1.2e-3
+    feature_views: int = 1  # augmented versions of each picture whose features the language model sees
+    align_steps: int = 150
+    instruct_steps: int = 2_600
+    language_rate: float = 1.5e-3
+    questions_per_picture: int = 6
+
+    @property
+    def patches(self) -> int:
+        return self.image_px // self.patch_px
+
+    @property
+    def image_spec(self) -> ImageSpec:
+        return ImageSpec(
+            size_px=self.image_px,
+            channels=1,
+            mean=(0.5,),
+            std=(0.25,),
+            resize=ResizeRule.PAD,
+            resampling="bicubic",
+            rendering=Rendering.DISPLAY,
+        )
+
+
+EMBEDDED = Recipe()
+MICRO = Recipe(
+    image_px=64, tower_width=64, tower_layers=2, language_width=64, language_layers=2, vocabulary=512,
+    phantoms=250, first_phantoms=250, validation=50, batch=16, tower_steps=20, align_steps=4, instruct_steps=16,
+)  # fmt: skip

@@ -1,0 +1,146 @@
+"""The training loops of stages 2 and 3, and the finished model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Dinov2Config
+
+from cxr_assistant.models.llava import make_config, make_empty
+from cxr_assistant.training.language import (
+    EOS,
+    IGNORED_TOKEN,
+    IMAGE,
+    encode_conversation,
+    sample_turns,
+)
+from cxr_assistant.training.pool import Pool
+from cxr_assistant.training.recipe import Recipe
+from cxr_assistant.training.stage_tower import cosine_rate, normalise, tower_config
+from cxr_assistant.training.tower import augment
+
+__all__ = ["make_student", "train_language"]
+
+Report = Callable[[str], None]
+
+
+def make_student(recipe: Recipe, vocab_size: int, tower: nn.Module) -> Any:
+    """`LlavaForConditionalGeneration` with the taught tower and a fresh projector and language model."""
+    vision: Dinov2Config = tower_config(recipe)
+    config = make_config(
+        {
+            "architectures": ["LlavaForConditionalGeneration"],
+            "vision_config": vision.to_dict(),
+            "text_config": {
+                "model_type": "llama",
+                "hidden_size": recipe.language_width,
+                "intermediate_size": recipe.language_width * 2,
+                "num_hidden_layers": recipe.language_layers,
+                "num_attention_heads": recipe.language_width // 64,
+                "num_key_value_heads": recipe.language_width // 64,
+                "vocab_size": vocab_size,
+                "max_position_embeddings": 1024,
+                "bos_token_id": 1,
+                "eos_token_id": EOS,
+                "pad_token_id": 0,
+            },
+            "image_token_index": IMAGE,
+            "image_seq_length": recipe.patches**2,
+            "vision_feature_layer": -1,
+            "vision_feature_select_strategy": "default",
+            "projector_hidden_act": "gelu",
+        }
+    )
+    torch.manual_seed(recipe.seed + 1)
+    student = make_empty(config)
+    student.model.vision_tower.load_state_dict(tower.state_dict())
+    return student
+
+
+class LanguageTrainer:
+    """One optimiser over projector and language model; the tower stays as stage 1 left it."""
+
+    def __init__(self, student: Any, tokenizer: Any, pool: Pool, recipe: Recipe, report: Report) -> None:
+        self.student, self.tokenizer, self.pool, self.recipe, self.report = (
+            student,
+            tokenizer,
+            pool,
+            recipe,
+            report,
+        )
+        self.rng = np.random.default_rng(recipe.seed + 2)
+        self.generator = torch.Generator().manual_seed(recipe.seed + 2)
+        student.model.vision_tower.requires_grad_(False)
+        student.model.language_model.config._attn_implementation = "eager"
+        trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.98), weight_decay=0.02)
+        self.trained = trained
+
+    def run(
+        self, name: str, steps: int, peak: float, turns_of: Callable[[dict[str, Any]], list[tuple[str, str]]]
+    ) -> None:
+        started, losses = time.monotonic(), []
+        for step in range(steps):
+            indices = self.rng.integers(0, self.pool.available, self.recipe.batch)
+            records = [shard.records[index] for shard, index in self.pool.locate(indices)]
+            loss = self._loss(self.pool.images(indices), [turns_of(record) for record in records])
+            for group in self.optimizer.param_groups:
+                group["lr"] = cosine_rate(step, steps, peak, min(100, steps // 10 + 1))
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.trained, 1.0)
+            self.optimizer.step()
+            losses.append(float(loss.detach()))
+            if step % 50 == 49 or step + 1 == steps:
+                speed = self.recipe.batch * (step + 1) / (time.monotonic() - started)
+                self.report(
+                    f"{name} {step + 1}/{steps} loss {np.mean(losses[-50:]):.4f} {speed:.0f} pictures/s"
+                )
+
+    def _loss(self, images: Tensor, conversations: list[list[tuple[str, str]]]) -> Tensor:
+        moved, _ = augment(images, images.new_zeros((len(images), 1, 2, 2)), self.generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                tower = self.student.model.vision_tower
+                hidden = tower(normalise(moved, self.recipe), output_hidden_states=True).hidden_states[-1]
+            image_embeds = self.student.model.multi_modal_projector(hidden[:, 1:])
+            ids, targets = self._batch(conversations)
+            embeds = self.student.model.language_model.embed_tokens(ids)
+            embeds = embeds.masked_scatter((ids == IMAGE)[..., None], image_embeds.to(embeds.dtype))
+            # Padding stands at the end, where a causal model cannot see it from before.
+            output = self.student.model.language_model(
+                inputs_embeds=embeds, use_cache=False
+            ).last_hidden_state
+            logits = self.student.lm_head(output[targets != IGNORED_TOKEN])
+        return F.cross_entropy(logits.float(), targets[targets != IGNORED_TOKEN])
+
+    def _batch(self, conversations: list[list[tuple[str, str]]]) -> tuple[Tensor, Tensor]:
+        encoded = [
+            encode_conversation(self.tokenizer, turns, self.recipe.patches**2) for turns in conversations
+        ]
+        length = max(len(ids) for ids, _ in encoded)
+        ids = torch.zeros((len(encoded), length), dtype=torch.long)
+        targets = torch.full((len(encoded), length), IGNORED_TOKEN)
+        for row, (tokens, wanted) in enumerate(encoded):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            targets[row, : len(wanted)] = torch.tensor(wanted)
+        return ids, targets
+
+
+def train_language(student: Any, tokenizer: Any, pool: Pool, recipe: Recipe, report: Report) -> None:
+    """Stage 2, alignment: a picture and its findings. Stage 3, instruction: whole conversations."""
+    trainer = LanguageTrainer(student, tokenizer, pool, recipe, report)
+    prompt = "Describe the findings of this radiograph."
+    trainer.run(
+        "align", recipe.align_steps, recipe.language_rate, lambda record: [(prompt, record["report"])]
+    )
+    trainer.run(
+        "instruct", recipe.instruct_steps, recipe.language_rate,
+        lambda record: sample_turns(record, trainer.rng, recipe.questions_per_picture),
+    )  # fmt: skip

@@ -1,0 +1,115 @@
+"""Stage 1, the eye: a tower learns labels and masks of phantoms, as BiomedCLIP-CXR came before LLaVA-Rad.
+
+The heads are scaffolding: they make every patch token carry what it shows, and are thrown away afterwards.
+
+B batch, T patch tokens, D width, K kinds of finding, Q label queries
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Dinov2Config, Dinov2Model
+
+from cxr_assistant.training.data import IGNORED, KINDS, PRESENCE, SEVERITY, VIEWS
+
+__all__ = ["TowerTeacher", "augment", "tower_loss"]
+
+_GRADES = 3
+_MASK_SHARE = 0.045  # a patch belongs to a finding from this covered share on: a catheter fills little of it
+
+
+class TowerTeacher(nn.Module):
+    """A Dinov2 tower with heads for patch masks, presence, severity and view.
+
+    Each label looks for its own evidence: a learned query attends over the patch tokens.
+    """
+
+    def __init__(self, config: Dinov2Config) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.tower = Dinov2Model(config)
+        self.norm = nn.LayerNorm(width)
+        self.patch_head = nn.Linear(width, len(KINDS))
+        self.num_presence, self.num_severity = len(PRESENCE), len(SEVERITY)
+        queries = self.num_presence + self.num_severity + 1
+        self.queries = nn.Parameter(torch.randn(queries, width) * 0.1)
+        self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
+        self.readout = nn.Parameter(torch.randn(queries, width, _GRADES) * width**-0.5)
+        self.bias = nn.Parameter(torch.zeros(queries, _GRADES))
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Logits for (B, 1, S, S) normalised pixels."""
+        hidden = self.tower(pixels, output_hidden_states=True).hidden_states[-1]
+        tokens_BTD = self.norm(hidden[:, 1:])
+        scores_BQT = (
+            torch.einsum("qd,btd->bqt", self.queries, self.key(tokens_BTD)) * tokens_BTD.shape[-1] ** -0.5
+        )
+        seen_BQD = scores_BQT.softmax(-1) @ self.value(tokens_BTD)
+        logits = torch.einsum("bqd,qdg->bqg", seen_BQD, self.readout) + self.bias
+        first, second = self.num_presence, self.num_presence + self.num_severity
+        return {
+            "patch": self.patch_head(tokens_BTD),
+            "presence": logits[:, :first, 0],
+            "severity": logits[:, first:second],
+            "view": logits[:, second, : len(VIEWS)],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """masks (B, K, P, P) in [0, 1]; presence (B, Q), severity (B, Q'), view (B,): integers with IGNORED."""
+
+    masks: Tensor
+    presence: Tensor
+    severity: Tensor
+    view: Tensor
+
+
+def tower_loss(logits: dict[str, Tensor], labels: Labels) -> tuple[Tensor, dict[str, float]]:
+    """The sum of the four losses, and each one for the log."""
+    target_BTK = (labels.masks.flatten(2).transpose(1, 2) > _MASK_SHARE).float()
+    patch = F.binary_cross_entropy_with_logits(
+        logits["patch"].float(), target_BTK, pos_weight=torch.tensor(3.0)
+    )
+    known = labels.presence != IGNORED
+    presence = F.binary_cross_entropy_with_logits(
+        logits["presence"].float()[known], labels.presence[known].float()
+    )
+    graded = labels.severity != IGNORED
+    severity = logits["severity"].float()[graded]
+    severity_loss = F.cross_entropy(severity, labels.severity[graded].long()) if len(severity) else patch * 0
+    view = F.cross_entropy(logits["view"].float(), labels.view.long())
+    total = 4 * patch + 4 * presence + 0.7 * severity_loss + 0.5 * view
+    parts = {"patch": patch, "presence": presence, "severity": severity_loss, "view": view}
+    return total, {name: float(value.detach()) for name, value in parts.items()}
+
+
+def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Shift, zoom, turn, gamma, contrast and noise; never a flip, which would swap the patient's sides.
+
+    images (B, 1, S, S) in [0, 1]; masks (B, K, P, P); both are moved alike.
+    """
+    count = images.shape[0]
+
+    def draw(spread: float) -> Tensor:
+        return (torch.rand(count, generator=generator) * 2 - 1) * spread
+
+    angle, zoom = draw(0.06), 1 + draw(0.07)
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    theta = torch.stack([torch.stack([cos, -sin, draw(0.08)], 1), torch.stack([sin, cos, draw(0.08)], 1)], 1)
+    moved = _warp(images, theta)
+    gamma = torch.exp(draw(0.22))[:, None, None, None]
+    gain, lift = (1 + draw(0.12))[:, None, None, None], draw(0.06)[:, None, None, None]
+    noise = torch.randn(moved.shape, generator=generator) * (
+        torch.rand(count, 1, 1, 1, generator=generator) * 0.03
+    )
+    return (moved.clamp(1e-3, 1) ** gamma * gain + lift + noise).clamp(0, 1), _warp(masks, theta)
+
+
+def _warp(images: Tensor, theta: Tensor) -> Tensor:
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False, padding_mode="zeros")

@@ -1,0 +1,107 @@
+"""From a seed to the embedded model: phantoms, tower, alignment, instruction, gate, folder.
+
+`python -m cxr_assistant train` runs the recipe that made the committed weights; `--micro` runs a one-minute
+version of every step. A run can be cut and called again: rendered phantoms and the taught tower are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cxr_assistant.checkpoints.embedded import CHAT_TEMPLATE
+from cxr_assistant.checkpoints.folder import load_llava, write_llava
+from cxr_assistant.imaging.phantom import TRAINING_SEEDS, VALIDATION_SEEDS
+from cxr_assistant.models.gate import PhantomGate, picture_features
+from cxr_assistant.training.language import train_tokenizer
+from cxr_assistant.training.pool import Pool, RenderJob, render_all
+from cxr_assistant.training.recipe import EMBEDDED, MICRO, Recipe
+from cxr_assistant.training.stage_language import make_student, train_language
+from cxr_assistant.training.stage_tower import normalise, tower_config, train_tower
+from cxr_assistant.training.tower import TowerTeacher
+
+__all__ = ["EMBEDDED", "MICRO", "train"]
+
+Report = Callable[[str], None]
+_ADMITTED = 0.9985  # share of held-out phantoms under the gate's threshold
+
+
+def train(
+    recipe: Recipe, output: Path, work: Path, report: Report = print, processes: int | None = None
+) -> Path:
+    """Train by `recipe` and write a standard folder to `output`; phantoms and states go to `work`."""
+    work.mkdir(parents=True, exist_ok=True)
+    cores = processes or os.cpu_count() or 1
+    torch.set_num_threads(cores)
+    train_job = RenderJob(
+        work / "phantoms", TRAINING_SEEDS.first, recipe.phantoms, recipe.image_spec, recipe.patches
+    )
+    check_job = RenderJob(
+        work / "unseen", VALIDATION_SEEDS.first, recipe.validation, recipe.image_spec, recipe.patches
+    )
+    renderers = [*render_all(check_job, 1), *render_all(train_job, cores)]
+    pool, validation = Pool(train_job, report), Pool(check_job, report)
+    try:
+        teacher = _taught_tower(recipe, pool, validation, work, report)
+        pool.grow_to(recipe.phantoms)
+        _teach_language(recipe, teacher, pool, output, report)
+    finally:
+        for renderer in renderers:
+            renderer.terminate()
+    fit_gate(output, pool, recipe, report)
+    (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    return output
+
+
+def _taught_tower(recipe: Recipe, pool: Pool, validation: Pool, work: Path, report: Report) -> TowerTeacher:
+    state = work / f"tower-{recipe.tower_steps}.pt"
+    if state.exists():
+        report("the tower was taught before; taking it up")
+        teacher = TowerTeacher(tower_config(recipe))
+        teacher.load_state_dict(torch.load(state, weights_only=True))
+        return teacher.eval()
+    teacher = train_tower(pool, validation, recipe, report, lambda current: None)
+    torch.save(teacher.state_dict(), state)
+    return teacher
+
+
+def _teach_language(recipe: Recipe, teacher: TowerTeacher, pool: Pool, output: Path, report: Report) -> None:
+    records = [record for shard in pool.shards[:8] for record in shard.records]
+    tokenizer = train_tokenizer(records, recipe.vocabulary)
+    student = make_student(recipe, tokenizer.get_vocab_size(), teacher.tower)
+    train_language(student, tokenizer, pool, recipe, report)
+    write_student(student, tokenizer, recipe, output)
+
+
+def write_student(student: Any, tokenizer: Any, recipe: Recipe, output: Path) -> None:
+    """Write the standard folder, whole or not at all."""
+    fresh = output.with_name(output.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    write_llava(fresh, student, tokenizer, recipe.image_spec, chat_template=CHAT_TEMPLATE, precision="fp16")
+    for name in ("CARD.md",):
+        if (output / name).exists():
+            shutil.copy(output / name, fresh / name)
+    shutil.rmtree(output, ignore_errors=True)
+    fresh.rename(output)
+
+
+def fit_gate(folder: Path, pool: Pool, recipe: Recipe, report: Report, count: int = 4000) -> PhantomGate:
+    """Calibrate the gate on features of the stored model, so that its rounding is part of what is measured."""
+    model = load_llava(folder, recipe.image_spec, device="cpu", precision="fp32")
+    features = []
+    with torch.inference_mode():
+        for start in range(0, min(count, pool.available), 50):
+            indices = np.arange(start, min(start + 50, pool.available))
+            features.append(picture_features(model, normalise(pool.images(indices), recipe)))
+    gate = PhantomGate.fit(torch.cat(features), admit=_ADMITTED)
+    gate.save(folder / "gate.safetensors")
+    report(f"gate: threshold {gate.threshold:.2f} admits {_ADMITTED:.2%} of held-out phantoms")
+    return gate
