@@ -16,6 +16,7 @@ from cxr_assistant.errors import CxrAssistantError
 
 if TYPE_CHECKING:
     from cxr_assistant.assistant import Assistant
+    from cxr_assistant.settings import Settings
 
 __all__ = ["add_command"]
 
@@ -29,9 +30,20 @@ def add_command(subparsers: Subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
+    settings = _settings(arguments)
     from cxr_assistant.assistant import load
-    from cxr_assistant.settings import read_settings
     from cxr_assistant.ui.app import build_app, launch
+
+    with load(settings=settings) as assistant:
+        # The page opens at once, and the first question need not wait for the model.
+        Thread(target=_warm_up, args=(assistant,), daemon=True).start()
+        launch(build_app(assistant, settings), settings)
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    """What was given on the command line, checked as the environment is."""
+    from cxr_assistant.settings import read_settings
 
     given = {
         "CXR_CHECKPOINT": arguments.checkpoint,
@@ -39,14 +51,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "CXR_HOST": arguments.host,
         "CXR_PORT": arguments.port,
     }
-    settings = read_settings(
+    return read_settings(
         os.environ | {name: str(value) for name, value in given.items() if value is not None}
     )
-    with load(settings=settings) as assistant:
-        # The page opens at once, and the first question need not wait for the model.
-        Thread(target=_warm_up, args=(assistant,), daemon=True).start()
-        launch(build_app(assistant, settings), settings)
-    return 0
 
 
 def _warm_up(assistant: Assistant) -> None:
