@@ -22,6 +22,7 @@ from cxr_assistant.generation import (
     GenerationEvent,
     GenerationRequest,
     IsCancelled,
+    Notice,
     Usage,
 )
 from cxr_assistant.settings import Settings
@@ -94,7 +95,7 @@ class CheckpointService:
             return
         resident = self._get(request.checkpoint)
         prompt = _render(resident, request)
-        _check_gate(resident, prompt)
+        yield from _check_gate(resident, prompt)
         events = self._engine.generate(resident.model, prompt, request.params, is_cancelled)
         interpret = getattr(resident.module, "interpret", None)
         if interpret is not None:
@@ -162,9 +163,16 @@ def _load_gate(checkpoint: Checkpoint, folder: Path) -> Any:
     return PhantomGate.load(path)
 
 
-def _check_gate(resident: _Resident, prompt: Prompt) -> None:
+def _check_gate(resident: _Resident, prompt: Prompt) -> Iterator[Notice]:
+    """Raise ForeignImage for a film that is no phantom; say so where a folder cannot tell."""
     if resident.gate is not None:
         resident.gate.check(resident.model, prompt.pixel_values)
+    elif resident.checkpoint.phantoms_only:
+        yield Notice(
+            f"This copy of the {resident.checkpoint.title} cannot tell a phantom from the film of a person; "
+            "what it says of a person means nothing.",
+            code="no-gate",
+        )
 
 
 def _signed(event: GenerationEvent, checkpoint: Checkpoint) -> GenerationEvent:

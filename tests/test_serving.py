@@ -140,6 +140,11 @@ def test_a_foreign_film_is_not_reported_on(
         collect(service.generate(request_for(), lambda: False))
 
 
+def test_a_folder_without_a_gate_says_that_it_cannot_tell(service: CheckpointService) -> None:
+    (notice,) = collect(service.generate(request_for(), lambda: False)).notices
+    assert notice.code == "no-gate"
+
+
 def test_a_checkpoint_may_interpret_its_own_text(
     service: CheckpointService, monkeypatch: pytest.MonkeyPatch
 ) -> None:

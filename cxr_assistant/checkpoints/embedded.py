@@ -122,10 +122,10 @@ def render(
         raise MissingRadiograph("There is no radiograph to look at.", hint="Add a synthetic radiograph.")
     wording = checkpoint.tasks.get(task, checkpoint.tasks[Task.FINDINGS])
     question = conversation.last_question or wording.prompt
-    first, *rest = prompt_pieces(_exchanges(conversation, checkpoint.name), question)
     end = processor.tokenizer.id_of("</s>")
-    pieces = (end if isinstance(piece, _End) else piece for piece in rest)
-    return assemble((first, study.radiographs[0], *pieces), processor)
+    pieces = prompt_pieces(_exchanges(conversation, checkpoint.name), question)
+    first, *rest = (end if isinstance(piece, _End) else piece for piece in pieces)
+    return assemble((first, study.radiographs[0], *rest), processor)
 
 
 def prompt_pieces(exchanges: Sequence[tuple[str, str]], question: str) -> Iterator[str | _End]:
@@ -147,7 +147,7 @@ def _exchanges(conversation: Conversation, name: str) -> list[tuple[str, str]]:
     """Questions that this checkpoint answered, with its answers; what another model said is left out."""
     turns = conversation.turns
     return [
-        (asked.text, answered.text)
+        (asked.text, answered.text.strip())
         for asked, answered in pairwise(turns)
         if (asked.role, answered.role) == (Role.USER, Role.ASSISTANT) and answered.checkpoint in ("", name)
     ]

@@ -203,7 +203,7 @@ def _read_image_spec(stored: Mapping[str, Any], vision: Mapping[str, Any], defau
     crop = stored.get("crop_size") or stored.get("size") or {"height": default.size_px}
     resample = _RESAMPLE.get(stored.get("resample", -1), default.resampling)
     return ImageSpec(
-        size_px=crop.get("height") or crop.get("shortest_edge"),
+        size_px=int(crop.get("height") or crop.get("shortest_edge") or default.size_px),
         channels=vision.get("num_channels", 3),
         mean=tuple(stored.get("image_mean", default.mean)),
         std=tuple(stored.get("image_std", default.std)),

@@ -170,10 +170,14 @@ class _Stream:
 
 @dataclass
 class _Text:
-    """Tokens -> TextDelta; log-probabilities wait for the text that they belong to."""
+    """Tokens -> TextDelta; log-probabilities wait for the text that they belong to.
+
+    An answer does not begin with white space: families whose template ends in a colon write one first.
+    """
 
     detokenizer: Detokenizer
     stop_strings: StopStrings
+    _has_begun: bool = False
     _logprobs: list[float] = field(default_factory=list)
 
     @property
@@ -190,7 +194,10 @@ class _Text:
             yield from self._delta(tail if self.has_stopped else tail + self.stop_strings.finish())
 
     def _delta(self, text: str) -> Iterator[TextDelta]:
+        if not self._has_begun:
+            text = text.lstrip()
         if text:
+            self._has_begun = True
             logprobs, self._logprobs = tuple(self._logprobs), []
             yield TextDelta(text, logprobs)
 

@@ -8,6 +8,7 @@ Knows transformers' calling convention; must not know towers, projectors or prom
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -29,13 +30,13 @@ class DecoderModel(VisionLanguageModel):
 
     def __init__(
         self,
-        language_model: nn.Module,
+        language_model: Any,
         head: nn.Module,
         processor: Processor,
         *,
         never_sampled: Collection[int] = (),
     ) -> None:
-        self.language_model = language_model
+        self.language_model: Any = language_model  # transformers is not typed
         self.head = head
         self.processor = processor
         embedding = language_model.get_input_embeddings()

@@ -50,7 +50,7 @@ class _Slab(DynamicLayer):
             self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
 
 
-class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
+class KVCache(Cache):
     """The cache of one stream; `length` positions are in use, `max_tokens` fit."""
 
     def __init__(self, num_layers: int, max_tokens: int) -> None:

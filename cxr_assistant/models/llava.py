@@ -28,7 +28,7 @@ class StockLlava(DecoderModel):
             processor,
             never_sampled=(llava.config.image_token_index,),
         )
-        self.tower: nn.Module = llava.model.vision_tower
+        self.tower: Any = llava.model.vision_tower  # transformers is not typed
         self.projector: nn.Module = llava.model.multi_modal_projector
         self.config = llava.config
 
@@ -48,7 +48,7 @@ class StockLlava(DecoderModel):
         return embeds
 
 
-def tower_hidden_states(tower: nn.Module, pixel_values: Tensor, num_blocks: int) -> Iterator[Tensor]:
+def tower_hidden_states(tower: Any, pixel_values: Tensor, num_blocks: int) -> Iterator[Tensor]:
     """Each (N, 1 + P, V): after the position embedding, then after each of the first `num_blocks` blocks."""
     hidden = tower.embeddings(pixel_values)
     yield hidden
