@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from cxr_assistant.cli.arguments import Subparsers
 from cxr_assistant.cli.arguments import add_command as add
 from cxr_assistant.cli.output import Console
+from cxr_assistant.errors import SettingsError
 
 __all__ = ["add_command"]
 
@@ -22,19 +24,25 @@ def add_command(subparsers: Subparsers) -> None:
         "--work",
         type=Path,
         metavar="DIR",
-        help="rendered phantoms and states; default: DIR with .work behind",
+        help="phantoms and states of the run, taken up when it is called again (default: DIR.work)",
     )
     parser.add_argument("--seed", type=int, help="default: the recipe's")
+    parser.add_argument("--processes", type=int, metavar="N", help="default: one per core")
     parser.add_argument("--micro", action="store_true", help="a one-minute model that proves the recipe runs")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
+    if arguments.processes is not None and arguments.processes < 1:
+        raise SettingsError(f"--processes is {arguments.processes}; allowed: 1 or more.")
     from cxr_assistant.training.train import EMBEDDED, MICRO, train
 
     recipe = MICRO if arguments.micro else EMBEDDED
     if arguments.seed is not None:
         recipe = replace(recipe, seed=arguments.seed)
-    work = arguments.work or arguments.out.with_name(arguments.out.name + ".work")
-    train(recipe, arguments.out, work, report=console.remark)
-    console.result({"checkpoint": str(arguments.out)}, f"The model is in {arguments.out}.")
+    work = arguments.work or arguments.out.with_name(f"{arguments.out.name}.work")
+    started = time.monotonic()
+    train(recipe, arguments.out, work, console.remark, arguments.processes)
+    seconds = round(time.monotonic() - started)
+    values = {"status": "ok", "directory": str(arguments.out), "seed": recipe.seed, "seconds": seconds}
+    console.result(values, f"The model is in {arguments.out}, after {seconds} s. Use it with --weights.")
     return 0
