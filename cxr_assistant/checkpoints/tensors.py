@@ -87,7 +87,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """
     index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
     if index is None:
-        paths = tuple(sorted(folder.glob("*.safetensors")))
+        paths = tuple(sorted(folder.glob("model*.safetensors")))
     else:
         shards = json.loads(index.read_text("utf-8"))["weight_map"].values()
         paths = tuple(folder / name for name in sorted(set(shards)))

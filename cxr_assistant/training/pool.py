@@ -83,7 +83,8 @@ class Pool:
         return sum(len(shard.images) for shard in self.shards)
 
     def grow_to(self, count: int) -> None:
-        while self.available < min(count, self.job.count):
+        """Take up every whole shard that fits into `count`; at the job's own count, the last one too."""
+        while self.available < self.job.count and min(self.available + SHARD_SIZE, self.job.count) <= count:
             path = self.job.shard_path(len(self.shards))
             if not path.with_suffix(".json").exists():
                 self.report(f"waiting for phantoms: {self.available} of {count} rendered")

@@ -25,9 +25,9 @@ class Recipe:
     language_width: int = 256
     language_layers: int = 4
     vocabulary: int = 1024
-    phantoms: int = 14_000
+    phantoms: int = 12_000
     first_phantoms: int = 3_000  # in the pool when training starts
-    phantoms_per_step: float = 4.0
+    phantoms_per_step: float = 3.0
     validation: int = 500
     batch: int = 32
     tower_steps: int = 3_000
@@ -58,5 +58,6 @@ class Recipe:
 EMBEDDED = Recipe()
 MICRO = Recipe(
     image_px=64, tower_width=64, tower_layers=2, language_width=64, language_layers=2, vocabulary=512,
-    phantoms=250, first_phantoms=250, validation=50, batch=16, tower_steps=20, align_steps=4, instruct_steps=16,
+    phantoms=250, first_phantoms=250, validation=50, batch=16,
+    tower_steps=20, align_steps=4, instruct_steps=16,
 )  # fmt: skip

@@ -94,7 +94,7 @@ def write_student(student: Any, tokenizer: Any, recipe: Recipe, output: Path) ->
 
 
 def fit_gate(folder: Path, pool: Pool, recipe: Recipe, report: Report, count: int = 4000) -> PhantomGate:
-    """Calibrate the gate on features of the stored model, so that its rounding is part of what is measured."""
+    """Calibrate the gate on features of the stored model, so that its rounding is part of it."""
     model = load_llava(folder, recipe.image_spec, device="cpu", precision="fp32")
     features = []
     with torch.inference_mode():

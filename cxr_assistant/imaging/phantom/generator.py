@@ -293,6 +293,5 @@ def _judge(
 def _box(mask: Mask) -> BoundingBox:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     height, width = mask.shape
-    return BoundingBox(
-        columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
-    )
+    left, right = float(columns[0] / width), float((columns[-1] + 1) / width)
+    return BoundingBox(left, float(rows[0] / height), right, float((rows[-1] + 1) / height))

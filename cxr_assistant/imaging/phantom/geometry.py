@@ -248,7 +248,7 @@ def covered_length(whole: Interval, parts: Sequence[Interval]) -> Array:
 
 
 def _sorted(images: list[Array]) -> list[Array]:
-    """Pixel by pixel from small to large, by odd-even exchange: for a handful of images faster than a sort."""
+    """Pixel by pixel from small to large, by odd-even exchange: for a handful faster than a sort."""
     for turn in range(len(images)):
         for index in range(turn % 2, len(images) - 1, 2):
             low, high = images[index], images[index + 1]

@@ -86,7 +86,7 @@ class LungRays:
 
 
 def enlarged_heart(anatomy: Anatomy, request: FindingRequest | None, rng: np.random.Generator) -> Anatomy:
-    """The patient with the heart that the request asks for; the ratio is that of the body, not of the film."""
+    """The patient with the heart that the request asks for; the ratio is the body's, not the film's."""
     if request is None or request.severity is None:
         return anatomy
     return replace(anatomy, ctr=float(rng.uniform(*_CTR[request.severity])))
@@ -239,7 +239,7 @@ def _septal_lines(rays: LungRays, rng: np.random.Generator, count: int) -> tuple
 
 
 def add_gaussian(image: Array, camera: Camera, blob: Quadric, peak: float) -> None:
-    """Add the line integral of peak * exp(-|A (p - c)|^2 / 2); `blob`'s half-axes are the standard deviations."""
+    """Add the line integral of peak * exp(-|A (p - c)|^2 / 2); the half-axes are standard deviations."""
     rows, columns = camera.window(blob.scaled_about(blob.center, 2.8))
     if rows.stop <= rows.start or columns.stop <= columns.start:
         return
@@ -307,7 +307,8 @@ def _smooth(points: NDArray[np.float64], radius: float, steps: int = 8) -> Tube:
     t = np.linspace(0, 1, steps, endpoint=False)[:, None]
     pieces = []
     for before, start, stop, after in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
-        pieces.append(0.5 * (2 * start + (stop - before) * t + (2 * before - 5 * start + 4 * stop - after) * t**2
+        square = 2 * before - 5 * start + 4 * stop - after
+        pieces.append(0.5 * (2 * start + (stop - before) * t + square * t**2
                              + (3 * start - before - 3 * stop + after) * t**3))  # fmt: skip
     curve = np.concatenate([*pieces, points[-1:]])
     return Tube(curve, np.full(len(curve), radius))

@@ -86,7 +86,7 @@ class Exposure:
 
 
 def make_camera(anatomy: Anatomy, acquisition: Acquisition, size_px: int) -> Camera:
-    """The camera in the patient's frame, `size_px` rows; body scale shrinks the room instead of the patient."""
+    """The camera in the patient's frame, `size_px` rows; body scale shrinks the room, not the patient."""
     field = acquisition.field_cm / anatomy.scale
     pixel = field / size_px
     width = round(size_px * (0.84 if acquisition.portrait and acquisition.view.is_frontal else 1.0))
@@ -205,7 +205,7 @@ def _spread(intensity: Array, blur_px: float, scatter_px: float, scatter: float)
 
 
 def _blurred(image: Array, kernels: dict[float, float]) -> Array:
-    """`image` through a sum of Gaussians {sigma in pixels: weight}, in one pass through the Fourier domain."""
+    """`image` through a sum of Gaussians {sigma in pixels: weight}, in one pass of the Fourier transform."""
     pad = min(round(2 * max(kernels)), min(image.shape) - 1)
     padded = np.pad(image, pad, mode="reflect")
     fy = np.fft.fftfreq(padded.shape[0]).astype(np.float32)[:, None] ** 2
