@@ -38,7 +38,7 @@ class Bounds(NamedTuple):
 
     memory_bytes: int = 768 << 20  # address space beyond what the warm process already has
     cpu_s: int = 5
-    wall_s: float = 8.0  # a machine under load gives a fraction of a core
+    wall_s: float = 20.0  # a loaded machine gives a fraction of a core; the CPU limit comes first elsewhere
 
 
 def serve(control_fd: int, decoder: str, bounds: Bounds) -> None:
