@@ -17,6 +17,7 @@ from cxr_assistant.errors import (
     ForeignImage,
     GenerationError,
     MissingRadiograph,
+    PhantomError,
     SettingsError,
     UnknownCheckpoint,
     UnsupportedTask,
@@ -268,3 +269,18 @@ def test_the_front_desk_brings_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=30)
     assert done.stdout.split() == []
+
+
+def test_a_phantom_is_ordered_in_words_of_its_menu(assistant: Assistant) -> None:
+    for finding, sides, severities in assistant.phantom_menu():
+        wish = {"side": sides[0] if sides else "", "severity": severities[0] if severities else ""}
+        request = assistant.order_phantom(1, finding=finding, view="PA", **wish).findings[0]
+        assert (request.kind, request.side or "", request.severity or "") == (finding, *wish.values())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"finding": "flu"}, {"view": "oblique"}], ids=lambda wish: next(iter(wish))
+)
+def test_a_phantom_ordered_in_other_words_is_refused(assistant: Assistant, wrong: dict[str, str]) -> None:
+    with pytest.raises(PhantomError, match="allowed:"):
+        assistant.order_phantom(1, **wrong)
