@@ -83,7 +83,7 @@ def test_intervals_hold_the_truth_and_narrow_with_the_sample() -> None:
         assert score.low is not None and score.high is not None
         assert score.low <= 0.9 <= score.high
         widths.append(score.high - score.low)
-    assert widths[1] < widths[0] / 5
+    assert widths[1] < widths[0] / 4
 
 
 def test_an_answer_that_is_not_understood_is_wrong_and_counted() -> None:
