@@ -271,11 +271,12 @@ def test_the_front_desk_brings_no_torch() -> None:
     assert done.stdout.split() == []
 
 
-def test_a_phantom_is_ordered_in_words_of_its_menu(assistant: Assistant) -> None:
-    for finding, sides, severities in assistant.phantom_menu():
-        wish = {"side": sides[0] if sides else "", "severity": severities[0] if severities else ""}
-        request = assistant.order_phantom(1, finding=finding, view="PA", **wish).findings[0]
-        assert (request.kind, request.side or "", request.severity or "") == (finding, *wish.values())
+@pytest.mark.parametrize("kind", ["pleural-effusion", "cardiomegaly", "pacemaker"])
+def test_a_phantom_is_ordered_in_words_of_its_menu(assistant: Assistant, kind: str) -> None:
+    ((finding, sides, severities),) = (entry for entry in assistant.phantom_menu() if entry[0] == kind)
+    wish = {"side": sides[0] if sides else "", "severity": severities[0] if severities else ""}
+    request = assistant.order_phantom(1, finding=finding, view="PA", **wish).findings[0]
+    assert (request.kind, request.side or "", request.severity or "") == (finding, *wish.values())
 
 
 @pytest.mark.parametrize(
