@@ -37,8 +37,8 @@ class Bounds(NamedTuple):
     """What one file may cost; the kernel enforces each of them."""
 
     memory_bytes: int = 768 << 20  # address space beyond what the warm process already has
-    cpu_s: int = 5
-    wall_s: float = 20.0  # a loaded machine gives a fraction of a core; the CPU limit comes first elsewhere
+    cpu_s: int = 4  # so that even a decoder that spins answers within 5 s of an idle machine
+    wall_s: float = 30.0  # for one that sleeps; a loaded machine gives a fraction of a core
 
 
 def serve(control_fd: int, decoder: str, bounds: Bounds) -> None:
