@@ -62,7 +62,7 @@ def _message(field: int, content: bytes) -> bytes:
 
 
 def write_byte_level_bpe(folder: Path, size: int) -> None:
-    """vocab.json, merges.txt, added_tokens.json and tokenizer_config.json, as CheXagent's class saves them."""
+    """vocab.json, merges.txt, added_tokens.json and tokenizer_config.json, as CheXagent saves them."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     alphabet = sorted(ByteLevel.alphabet())

@@ -1,4 +1,4 @@
-"""Random weights in the published layouts, at full size: to measure loading, memory and speed without a licence.
+"""Random weights in the published layouts, at full size: to measure loading and speed without a licence.
 
 Knows the layouts that the loaders read; must not be mistaken for a model: what it writes speaks noise, and
 every folder says so. Tensors are written one at a time.

@@ -1,0 +1,82 @@
+"""Converted tensors reach the model memory-mapped, in any precision, towers never quantised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cxr_assistant.checkpoints import cxr_llava
+from cxr_assistant.checkpoints.blindness import require_sight
+from cxr_assistant.checkpoints.random_layouts import TINY_SIZES
+from cxr_assistant.checkpoints.random_weights import write_random_checkpoint
+from cxr_assistant.checkpoints.spec import find_module
+from cxr_assistant.errors import WeightsMismatch
+from cxr_assistant.models.clip_decoder import ClipDecoder
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Widths that are multiples of 32, which bitsandbytes' 4-bit kernels for the CPU ask for.
+    source = tmp_path_factory.mktemp("random") / "published"
+    write_random_checkpoint(cxr_llava.CHECKPOINT, source, sizes=TINY_SIZES)
+    target = tmp_path_factory.mktemp("converted")
+    cxr_llava.convert([source], target, precision="bf16")
+    return target
+
+
+def build(converted: Path, precision: str) -> ClipDecoder:
+    model = cxr_llava.build(converted, device="cpu", precision=precision)
+    assert isinstance(model, ClipDecoder)
+    return model
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_quantised_models_answer_and_keep_tower_and_projector(converted: Path, precision: str) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    model = build(converted, precision)
+    kind = {"int8": bitsandbytes.nn.Linear8bitLt, "nf4": bitsandbytes.nn.Linear4bit}[precision]
+    in_blocks = [m for m in model.language_model.layers.modules() if isinstance(m, torch.nn.Linear)]
+    elsewhere = [*model.tower.modules(), model.projector, model.head]
+    assert in_blocks and all(isinstance(layer, kind) for layer in in_blocks)
+    assert not any(isinstance(module, kind) for module in elsewhere)
+    assert require_sight(cxr_llava.CHECKPOINT, find_module("cxr-llava"), model) > 0
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_quantised_weights_are_smaller(converted: Path, precision: str) -> None:
+    pytest.importorskip("bitsandbytes")
+
+    def num_bytes(model: ClipDecoder) -> int:
+        return sum(p.numel() * p.element_size() for p in model.language_model.layers.parameters())
+
+    assert num_bytes(build(converted, precision)) < 0.65 * num_bytes(build(converted, "bf16"))
+
+
+def test_weights_in_their_stored_type_stay_mapped_to_the_file(converted: Path) -> None:
+    weight = build(converted, "bf16").language_model.layers[0].mlp.up_proj.weight
+    with Path("/proc/self/maps").open(encoding="ascii") as maps:
+        spans = [line.split()[0].split("-") for line in maps if str(converted / "model.safetensors") in line]
+    assert any(int(low, 16) <= weight.data_ptr() < int(high, 16) for low, high in spans)
+
+
+def test_a_configuration_that_contradicts_the_weights(converted: Path, tmp_path: Path) -> None:
+    for path in converted.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    config["text_config"]["intermediate_size"] += 16
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(WeightsMismatch, match="the configuration says"):
+        build(tmp_path, "fp32")
+
+
+def test_a_configuration_with_more_layers_than_weights(converted: Path, tmp_path: Path) -> None:
+    for path in converted.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    config["text_config"]["num_hidden_layers"] += 1
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(WeightsMismatch, match="are missing"):
+        build(tmp_path, "fp32")
