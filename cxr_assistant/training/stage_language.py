@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Dinov2Config
 
+from cxr_assistant.imaging.phantom import FINDINGS_PROMPT
 from cxr_assistant.models.llava import make_config, make_empty
 from cxr_assistant.training.language import (
     EOS,
@@ -23,11 +24,13 @@ from cxr_assistant.training.language import (
 from cxr_assistant.training.pool import Pool
 from cxr_assistant.training.recipe import Recipe
 from cxr_assistant.training.stage_tower import cosine_rate, normalise, tower_config
+from cxr_assistant.training.team import SOLO, Team
 from cxr_assistant.training.tower import augment
 
 __all__ = ["make_student", "train_language"]
 
 Report = Callable[[str], None]
+TurnsOf = Callable[[dict[str, Any]], list[tuple[str, str]]]
 
 
 def make_student(recipe: Recipe, vocab_size: int, tower: nn.Module) -> Any:
@@ -64,52 +67,65 @@ def make_student(recipe: Recipe, vocab_size: int, tower: nn.Module) -> Any:
 
 
 class LanguageTrainer:
-    """One optimiser over projector and language model; the tower stays as stage 1 left it."""
+    """One optimiser over projector and language model; the tower stays as stage 1 left it.
 
-    def __init__(self, student: Any, tokenizer: Any, pool: Pool, recipe: Recipe, report: Report) -> None:
-        self.student, self.tokenizer, self.pool, self.recipe, self.report = (
-            student,
-            tokenizer,
-            pool,
-            recipe,
-            report,
-        )
-        self.rng = np.random.default_rng(recipe.seed + 2)
-        self.generator = torch.Generator().manual_seed(recipe.seed + 2)
+    Its features are computed once: `recipe.feature_views` augmented versions of each picture.
+    """
+
+    def __init__(
+        self, student: Any, tokenizer: Any, pool: Pool, recipe: Recipe, report: Report, team: Team
+    ) -> None:
+        self.student, self.tokenizer, self.pool, self.recipe = student, tokenizer, pool, recipe
+        self.report, self.team = report, team
+        self.rng = np.random.default_rng((recipe.seed + 2, team.rank))
         student.model.vision_tower.requires_grad_(False)
         student.model.language_model.config._attn_implementation = "eager"
-        trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.98), weight_decay=0.02)
-        self.trained = trained
+        self.trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, betas=(0.9, 0.98), weight_decay=0.02)
+        self.indices, self.features = self._see()
 
-    def run(
-        self, name: str, steps: int, peak: float, turns_of: Callable[[dict[str, Any]], list[tuple[str, str]]]
-    ) -> None:
+    @torch.no_grad()
+    def _see(self) -> tuple[np.ndarray, Tensor]:
+        """Tower features of this member's share of the pool: (N,) picture indices, (N, P, V) bf16."""
+        generator = torch.Generator().manual_seed(self.recipe.seed + 3 + self.team.rank)
+        share = np.arange(self.team.rank, self.pool.available, self.team.size)
+        tower, seen = self.student.model.vision_tower.eval(), []
+        for _ in range(self.recipe.feature_views):
+            for start in range(0, len(share), 50):
+                images = self.pool.images(share[start : start + 50])
+                moved, _ = augment(images, images.new_zeros((len(images), 1, 2, 2)), generator)
+                with torch.autocast("cpu", torch.bfloat16):
+                    hidden = tower(normalise(moved, self.recipe), output_hidden_states=True).hidden_states[-1]
+                seen.append(hidden[:, 1:].to(torch.bfloat16))
+        if self.team.leads:
+            self.report(
+                f"the tower has seen {len(seen) * 50 * self.team.size} pictures for the language model"
+            )
+        return np.tile(share, self.recipe.feature_views), torch.cat(seen)
+
+    def run(self, name: str, steps: int, peak: float, turns_of: TurnsOf) -> None:
         started, losses = time.monotonic(), []
         for step in range(steps):
-            indices = self.rng.integers(0, self.pool.available, self.recipe.batch)
-            records = [shard.records[index] for shard, index in self.pool.locate(indices)]
-            loss = self._loss(self.pool.images(indices), [turns_of(record) for record in records])
+            rows = self.rng.integers(0, len(self.indices), self.team.share_of(self.recipe.batch))
+            records = [shard.records[index] for shard, index in self.pool.locate(self.indices[rows])]
+            loss = self._loss(self.features[torch.from_numpy(rows)], [turns_of(record) for record in records])
             for group in self.optimizer.param_groups:
                 group["lr"] = cosine_rate(step, steps, peak, min(100, steps // 10 + 1))
             self.optimizer.zero_grad()
             loss.backward()
+            self.team.average_gradients(self.trained)
             nn.utils.clip_grad_norm_(self.trained, 1.0)
             self.optimizer.step()
             losses.append(float(loss.detach()))
-            if step % 50 == 49 or step + 1 == steps:
+            if (step % 50 == 49 or step + 1 == steps) and self.team.leads:
                 speed = self.recipe.batch * (step + 1) / (time.monotonic() - started)
                 self.report(
                     f"{name} {step + 1}/{steps} loss {np.mean(losses[-50:]):.4f} {speed:.0f} pictures/s"
                 )
 
-    def _loss(self, images: Tensor, conversations: list[list[tuple[str, str]]]) -> Tensor:
-        moved, _ = augment(images, images.new_zeros((len(images), 1, 2, 2)), self.generator)
+    def _loss(self, features: Tensor, conversations: list[list[tuple[str, str]]]) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                tower = self.student.model.vision_tower
-                hidden = tower(normalise(moved, self.recipe), output_hidden_states=True).hidden_states[-1]
-            image_embeds = self.student.model.multi_modal_projector(hidden[:, 1:])
+            image_embeds = self.student.model.multi_modal_projector(features.float())
             ids, targets = self._batch(conversations)
             embeds = self.student.model.language_model.embed_tokens(ids)
             embeds = embeds.masked_scatter((ids == IMAGE)[..., None], image_embeds.to(embeds.dtype))
@@ -133,10 +149,12 @@ class LanguageTrainer:
         return ids, targets
 
 
-def train_language(student: Any, tokenizer: Any, pool: Pool, recipe: Recipe, report: Report) -> None:
+def train_language(
+    student: Any, tokenizer: Any, pool: Pool, recipe: Recipe, report: Report, team: Team = SOLO
+) -> None:
     """Stage 2, alignment: a picture and its findings. Stage 3, instruction: whole conversations."""
-    trainer = LanguageTrainer(student, tokenizer, pool, recipe, report)
-    prompt = "Describe the findings of this radiograph."
+    trainer = LanguageTrainer(student, tokenizer, pool, recipe, report, team)
+    prompt = FINDINGS_PROMPT
     trainer.run(
         "align", recipe.align_steps, recipe.language_rate, lambda record: [(prompt, record["report"])]
     )

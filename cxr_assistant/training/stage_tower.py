@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from transformers import Dinov2Config
 from cxr_assistant.training.data import KINDS
 from cxr_assistant.training.pool import Pool
 from cxr_assistant.training.recipe import Recipe
+from cxr_assistant.training.team import SOLO, Team
 from cxr_assistant.training.tower import Labels, TowerTeacher, augment, tower_loss
 
 __all__ = ["cosine_rate", "normalise", "tower_config", "train_tower", "validate_tower"]
@@ -55,43 +57,78 @@ def labels_of(pool: Pool, indices: np.ndarray, masks: Tensor) -> Labels:
     return Labels(masks, presence, severity, pool.labels("view", indices))
 
 
-def train_tower(
-    pool: Pool, validation: Pool, recipe: Recipe, report: Report, keep: Callable[[TowerTeacher], None]
-) -> TowerTeacher:
-    """Teach the tower on the growing pool; `keep` is called with every validated state."""
-    torch.manual_seed(recipe.seed)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
-    teacher = TowerTeacher(tower_config(recipe)).train()
-    decayed = [p for p in teacher.parameters() if p.ndim >= 2]
-    plain = [p for p in teacher.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.98)
-    )
-    warmup, started = min(200, recipe.tower_steps // 10 + 1), time.monotonic()
-    for step in range(recipe.tower_steps):
-        pool.grow_to(int(recipe.first_phantoms + recipe.phantoms_per_step * step))
-        indices = rng.integers(0, pool.available, recipe.batch)
-        images, masks = augment(pool.images(indices), pool.masks(indices), generator)
+class TowerTrainer:
+    """Teacher, optimiser and chance; its state can be kept and taken up again."""
+
+    def __init__(self, recipe: Recipe, team: Team) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.team, self.step = recipe, team, 0
+        self.generator = torch.Generator().manual_seed(recipe.seed * 97 + team.rank)
+        self.rng = np.random.default_rng((recipe.seed, team.rank))
+        self.teacher = TowerTeacher(tower_config(recipe)).train()
+        decayed = [p for p in self.teacher.parameters() if p.ndim >= 2]
+        plain = [p for p in self.teacher.parameters() if p.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
+    def take_up(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        self.teacher.load_state_dict(state["teacher"])
+        self.step = state["step"]
+        if state["optimizer"]:
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def keep(self, path: Path) -> None:
+        """Write the state, whole or not at all."""
+        fresh = path.with_suffix(".new")
+        state = {
+            "step": self.step,
+            "teacher": self.teacher.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        torch.save(state, fresh)
+        fresh.replace(path)
+
+    def learn(self, pool: Pool) -> dict[str, float]:
+        """One step on a batch of the pool; returns the parts of the loss."""
+        recipe, warmup = self.recipe, min(200, self.recipe.tower_steps // 10 + 1)
+        pool.grow_to(int(recipe.first_phantoms + recipe.phantoms_per_step * self.step))
+        indices = self.rng.integers(0, pool.available, self.team.share_of(recipe.batch))
+        images, masks = augment(pool.images(indices), pool.masks(indices), self.generator)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = teacher(normalise(images, recipe))
+            logits = self.teacher(normalise(images, recipe))
         loss, parts = tower_loss(logits, labels_of(pool, indices, masks))
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(step, recipe.tower_steps, recipe.tower_rate, warmup)
-        optimizer.zero_grad()
+        for group in self.optimizer.param_groups:
+            group["lr"] = cosine_rate(self.step, recipe.tower_steps, recipe.tower_rate, warmup)
+        self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
-        optimizer.step()
-        if step % 50 == 49:
-            rate = recipe.batch * (step + 1) / (time.monotonic() - started)
+        self.team.average_gradients(self.teacher.parameters())
+        torch.nn.utils.clip_grad_norm_(self.teacher.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        return parts
+
+
+def train_tower(
+    pool: Pool, validation: Pool, recipe: Recipe, report: Report, state: Path, team: Team = SOLO
+) -> TowerTeacher:
+    """Teach the tower on the growing pool, taking up `state` if it is there and keeping it up to date."""
+    trainer = TowerTrainer(recipe, team)
+    if state.exists():
+        trainer.take_up(state)
+        report(f"taking up the tower at step {trainer.step}")
+    started, first = time.monotonic(), trainer.step
+    while trainer.step < recipe.tower_steps:
+        parts = trainer.learn(pool)
+        step = trainer.step
+        if step % 50 == 0 and team.leads:
+            rate = recipe.batch * (step - first) / (time.monotonic() - started)
             shown = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
-            report(
-                f"tower {step + 1}/{recipe.tower_steps} pool {pool.available} {shown} {rate:.0f} pictures/s"
-            )
-        if step % 400 == 399 or step + 1 == recipe.tower_steps:
-            report(validate_tower(teacher, validation, recipe))
-            keep(teacher)
-    return teacher.eval()
+            report(f"tower {step}/{recipe.tower_steps} pool {pool.available} {shown} {rate:.0f} pictures/s")
+        if (step % 400 == 0 or step == recipe.tower_steps) and team.leads:
+            trainer.keep(state)
+            report(validate_tower(trainer.teacher, validation, recipe))
+    return trainer.teacher.eval()
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ class TowerTeacher(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.tower = Dinov2Model(config)
+        _place_patches(self.tower, config)
         self.norm = nn.LayerNorm(width)
         self.patch_head = nn.Linear(width, len(KINDS))
         self.num_presence, self.num_severity = len(PRESENCE), len(SEVERITY)
@@ -59,6 +60,18 @@ class TowerTeacher(nn.Module):
         }
 
 
+def _place_patches(tower: Dinov2Model, config: Dinov2Config) -> None:
+    """Start position embeddings as 2-D sines (arXiv 2205.01580): a small tower need not find out the grid."""
+    side, quarter = config.image_size // config.patch_size, config.hidden_size // 4
+    frequency = 1 / 100 ** (torch.arange(quarter) / quarter)
+    angle = torch.arange(side)[:, None] * frequency
+    waves = torch.cat([angle.sin(), angle.cos()], dim=1)
+    rows, columns = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
+    with torch.no_grad():
+        grid = torch.cat([rows, columns], dim=2).reshape(side * side, -1)
+        tower.embeddings.position_embeddings[0, 1:] = 0.3 * grid
+
+
 @dataclass(frozen=True, eq=False)
 class Labels:
     """masks (B, K, P, P) in [0, 1]; presence (B, Q), severity (B, Q'), view (B,): integers with IGNORED."""
@@ -83,7 +96,7 @@ def tower_loss(logits: dict[str, Tensor], labels: Labels) -> tuple[Tensor, dict[
     severity = logits["severity"].float()[graded]
     severity_loss = F.cross_entropy(severity, labels.severity[graded].long()) if len(severity) else patch * 0
     view = F.cross_entropy(logits["view"].float(), labels.view.long())
-    total = 4 * patch + 4 * presence + 0.7 * severity_loss + 0.5 * view
+    total = 8 * patch + 4 * presence + 0.7 * severity_loss + 0.5 * view
     parts = {"patch": patch, "presence": presence, "severity": severity_loss, "view": view}
     return total, {name: float(value.detach()) for name, value in parts.items()}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +26,8 @@ from cxr_assistant.training.language import train_tokenizer
 from cxr_assistant.training.pool import Pool, RenderJob, render_all
 from cxr_assistant.training.recipe import EMBEDDED, MICRO, Recipe
 from cxr_assistant.training.stage_language import make_student, train_language
-from cxr_assistant.training.stage_tower import normalise, tower_config, train_tower
+from cxr_assistant.training.stage_tower import normalise, train_tower
+from cxr_assistant.training.team import Team, run_team
 from cxr_assistant.training.tower import TowerTeacher
 
 __all__ = ["EMBEDDED", "MICRO", "train"]
@@ -37,48 +39,56 @@ _ADMITTED = 0.9985  # share of held-out phantoms under the gate's threshold
 def train(
     recipe: Recipe, output: Path, work: Path, report: Report = print, processes: int | None = None
 ) -> Path:
-    """Train by `recipe` and write a standard folder to `output`; phantoms and states go to `work`."""
+    """Train by `recipe` and write a standard folder to `output`; phantoms and states go to `work`.
+
+    One process per core renders, one per core trains. A run of several processes reports on stderr.
+    """
     work.mkdir(parents=True, exist_ok=True)
     cores = processes or os.cpu_count() or 1
-    torch.set_num_threads(cores)
-    train_job = RenderJob(
-        work / "phantoms", TRAINING_SEEDS.first, recipe.phantoms, recipe.image_spec, recipe.patches
-    )
-    check_job = RenderJob(
-        work / "unseen", VALIDATION_SEEDS.first, recipe.validation, recipe.image_spec, recipe.patches
-    )
+    train_job, check_job = _jobs(recipe, work)
     renderers = [*render_all(check_job, 1), *render_all(train_job, cores)]
-    pool, validation = Pool(train_job, report), Pool(check_job, report)
     try:
-        teacher = _taught_tower(recipe, pool, validation, work, report)
-        pool.grow_to(recipe.phantoms)
-        _teach_language(recipe, teacher, pool, output, report)
+        run_team(cores, _train_member, recipe, output, work, report if cores == 1 else _to_stderr)
     finally:
         for renderer in renderers:
             renderer.terminate()
+    pool = Pool(train_job, report)
+    pool.grow_to(recipe.phantoms)
     fit_gate(output, pool, recipe, report)
     (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     return output
 
 
-def _taught_tower(recipe: Recipe, pool: Pool, validation: Pool, work: Path, report: Report) -> TowerTeacher:
-    state = work / f"tower-{recipe.tower_steps}.pt"
-    if state.exists():
-        report("the tower was taught before; taking it up")
-        teacher = TowerTeacher(tower_config(recipe))
-        teacher.load_state_dict(torch.load(state, weights_only=True))
-        return teacher.eval()
-    teacher = train_tower(pool, validation, recipe, report, lambda current: None)
-    torch.save(teacher.state_dict(), state)
-    return teacher
+def _jobs(recipe: Recipe, work: Path) -> tuple[RenderJob, RenderJob]:
+    spec, patches = recipe.image_spec, recipe.patches
+    return (
+        RenderJob(work / "phantoms", TRAINING_SEEDS.first, recipe.phantoms, spec, patches),
+        RenderJob(work / "unseen", VALIDATION_SEEDS.first, recipe.validation, spec, patches),
+    )
 
 
-def _teach_language(recipe: Recipe, teacher: TowerTeacher, pool: Pool, output: Path, report: Report) -> None:
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _train_member(team: Team, recipe: Recipe, output: Path, work: Path, report: Report) -> None:
+    """What each process of the team does; the first one writes."""
+    train_job, check_job = _jobs(recipe, work)
+    pool, validation = Pool(train_job, report), Pool(check_job, report)
+    teacher = train_tower(pool, validation, recipe, report, work / f"tower-{recipe.tower_steps}.pt", team)
+    pool.grow_to(recipe.phantoms)
+    _teach_language(recipe, teacher, pool, output, report, team)
+
+
+def _teach_language(
+    recipe: Recipe, teacher: TowerTeacher, pool: Pool, output: Path, report: Report, team: Team
+) -> None:
     records = [record for shard in pool.shards[:8] for record in shard.records]
     tokenizer = train_tokenizer(records, recipe.vocabulary)
     student = make_student(recipe, tokenizer.get_vocab_size(), teacher.tower)
-    train_language(student, tokenizer, pool, recipe, report)
-    write_student(student, tokenizer, recipe, output)
+    train_language(student, tokenizer, pool, recipe, report, team)
+    if team.leads:
+        write_student(student, tokenizer, recipe, output)
 
 
 def write_student(student: Any, tokenizer: Any, recipe: Recipe, output: Path) -> None:
