@@ -14,7 +14,7 @@ function offer(files) {
   input.files = rename(files);
   input.dispatchEvent(new Event("change", { bubbles: true }));
 }
-function reading(on) { document.documentElement.dataset.reading = String(on); }
+const reading = (on) => { document.documentElement.dataset.reading = String(on); };
 
 document.addEventListener("change", (event) => {
   if (event.target !== inputs()) return;
@@ -44,4 +44,3 @@ element.addEventListener("click", (event) => {
   if (button.dataset.show) trigger("pick", { digest: button.dataset.show });
   if (button.dataset.remove) trigger("remove", { digest: button.dataset.remove });
 });
-watch("value", () => reading(false));

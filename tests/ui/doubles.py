@@ -9,6 +9,7 @@ import asyncio
 import io
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
@@ -220,7 +221,9 @@ def on_a_loop(make: Callable[[], Made]) -> Made:
     async def made() -> Made:
         return make()
 
-    return asyncio.run(made())
+    # In a thread of its own: the browser's driver keeps a loop running in this one.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(made())).result()
 
 
 def _spec(size_px: int) -> ImageSpec:

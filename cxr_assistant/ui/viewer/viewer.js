@@ -212,6 +212,7 @@ new ResizeObserver(() => redraw()).observe(stage);
 // --- what the server says ---------------------------------------------------------------------------
 function note(text) { $(".stage-note").textContent = text; }
 async function show(value) {
+  document.documentElement.dataset.reading = "false";  // every upload ends here, also one that brought no film
   const next = value?.film ?? null;
   element.dataset.state = next ? "loading" : "empty";
   $(".viewer").hidden = !next;
@@ -255,4 +256,4 @@ watch("value", () => show(props.value));
 show(props.value);
 
 // For tests and for the other panels: where a point of the film is, and what lies under it.
-element.viewbox = { toStage: (x, y) => toStage(x, y), valueAt, look: () => ({ ...look }), place: () => ({ ...place, zoom: zoom() }) };
+element.viewbox = { toStage: (x, y) => toStage(x, y), valueAt, look: () => ({ ...look }), place: () => ({ ...place, zoom: zoom() }), length: () => (ruler ? lengthInWords() : "") };

@@ -1,0 +1,128 @@
+"""A running app with a scripted model, and pages that notice every error and every request that leaves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import PROJECT_ROOT
+from tests.ui.doubles import ScriptedAssistant, ScriptedWorker, on_a_loop
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+DESKTOP = {"width": 1440, "height": 900}
+PHONE = {"width": 390, "height": 844}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def worker() -> ScriptedWorker:
+    return ScriptedWorker(word_delay_s=0.012)
+
+
+@pytest.fixture(scope="session")
+def server(worker: ScriptedWorker) -> Iterator[str]:
+    """The address of the app."""
+    from cxr_assistant.settings import read_settings
+    from cxr_assistant.ui.app import build_app, launch
+
+    blocks = on_a_loop(lambda: build_app(ScriptedAssistant(worker), read_settings({})))
+    settings = read_settings({"CXR_PORT": str(_free_port())})
+    on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, quiet=True))
+    yield str(blocks.local_url)
+    blocks.close()
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Any]:
+    with playwright_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium)
+        yield launched
+        launched.close()
+
+
+@dataclass
+class Witness:
+    """What a page did that it should not have done."""
+
+    origin: str
+    complaints: list[str] = field(default_factory=list)
+
+    def watch(self, page: Any) -> None:
+        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        page.on("console", self._console)
+        page.on("request", self._request)
+
+    def _console(self, message: Any) -> None:
+        if message.type == "error" and "film/" not in message.location.get("url", ""):
+            self.complaints.append(f"console: {message.text}")
+
+    def _request(self, request: Any) -> None:
+        if not request.url.startswith((self.origin, "data:", "blob:")):
+            self.complaints.append(f"request: {request.url}")
+
+
+OpenPage = Callable[..., Any]
+
+
+@contextmanager
+def opener(browser: Any, server: str) -> Iterator[OpenPage]:
+    """Opens the app in a browser of its own each time it is called; no page may complain."""
+    contexts, witness = [], Witness(server.rstrip("/"))
+
+    def opened(size: dict[str, int] = DESKTOP) -> Any:
+        is_phone = size["width"] < 600
+        context = browser.new_context(viewport=size, is_mobile=is_phone, has_touch=is_phone)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        contexts.append(context)
+        page = context.new_page()
+        witness.watch(page)
+        page.goto(server)
+        page.wait_for_selector(".empty-room h2")
+        page.wait_for_function("document.querySelector('.tasks')?.childElementCount > 0")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert witness.complaints == []
+
+
+@pytest.fixture
+def open_page(browser: Any, server: str, worker: ScriptedWorker) -> Iterator[OpenPage]:
+    worker.word_delay_s, worker.prefill_delay_s = 0.012, 0.0
+    with opener(browser, server) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(open_page: OpenPage) -> Any:
+    return open_page()
+
+
+@pytest.fixture
+def screenshot(tmp_path: Path) -> Callable[[Any, str], None]:
+    """Takes a picture of a page; into docs/screenshots when CXR_WRITE_SCREENSHOTS is set."""
+    folder = PROJECT_ROOT / "docs" / "screenshots" if os.environ.get("CXR_WRITE_SCREENSHOTS") else tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    return lambda page, name: page.screenshot(path=folder / f"{name}.png") and None
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

@@ -1,0 +1,50 @@
+"""What a person does on the page, by the names they would use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FILE_INPUT = "#room > input[type=file]"
+
+
+def demonstrate(page: Any) -> None:
+    """One click on the demonstration, until the truth stands beside the draft."""
+    page.click("[data-do=demonstrate]")
+    page.wait_for_selector(".truth")
+    film_is_shown(page)
+
+
+def film_is_shown(page: Any) -> None:
+    page.wait_for_selector("#viewer [data-state=ready]")
+
+
+def upload(page: Any, *contents: bytes, name: str = "IM_0001") -> None:
+    files = [
+        {"name": name, "mimeType": "application/octet-stream", "buffer": content} for content in contents
+    ]
+    page.set_input_files(FILE_INPUT, files)
+
+
+def ask(page: Any, question: str, *, wait: bool = True) -> None:
+    page.fill("textarea[name=prompt]", question)
+    page.press("textarea[name=prompt]", "Enter")
+    page.wait_for_selector(".log[aria-busy=true]")
+    if wait:
+        answered(page)
+
+
+def answered(page: Any) -> None:
+    page.wait_for_selector(".log[aria-busy=false]")
+
+
+def last_answer(page: Any) -> str:
+    return str(page.locator("[data-testid=bot]").last.inner_text()).strip()
+
+
+def questions(page: Any) -> list[str]:
+    return [text.strip() for text in page.locator("[data-testid=user] .words").all_inner_texts()]
+
+
+def viewbox(page: Any, expression: str) -> Any:
+    """A value of the viewer, such as `look()` or `place()`."""
+    return page.evaluate(f"document.querySelector('#viewer [data-state]').viewbox.{expression}")
