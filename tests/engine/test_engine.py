@@ -55,9 +55,23 @@ def test_naive_cached_and_streamed_are_equal(model: VisionLanguageModel, film: i
     naive = naive_greedy(model, prompt, NUM_TOKENS)
     assert token_ids(Engine(), model, prompt, GREEDY) == naive
     text_ids = [i for i in naive if i not in model.processor.stop_token_ids]
-    assert collect(Engine().generate(model, prompt, GREEDY)).text == model.processor.tokenizer.decode(
-        text_ids
-    )
+    whole = model.processor.tokenizer.decode(text_ids)
+    assert collect(Engine().generate(model, prompt, GREEDY)).text == whole.lstrip()
+
+
+def test_an_answer_begins_with_a_word(model: VisionLanguageModel, prompt: Prompt) -> None:
+    encode = model.processor.tokenizer.encode
+    script = [*encode("  "), *encode("\n The lungs "), *model.processor.stop_token_ids]
+
+    class Scripted(Engine):
+        def steps(self, *_: Any, **__: Any) -> Iterator[Any]:
+            yield Prefilled(len(prompt))
+            yield from (Token(token_id, -1.0) for token_id in script)
+            yield FinishReason.STOP
+
+    answer = collect(Scripted().generate(model, prompt, GREEDY))
+    assert answer.text == "The lungs "
+    assert len(answer.logprobs) == len(script) - 1
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 30])
