@@ -6,9 +6,8 @@ immutable `Session` in `gr.State`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -17,12 +16,13 @@ from cxr_assistant.assistant import Assistant
 from cxr_assistant.settings import Settings
 from cxr_assistant.ui import render
 from cxr_assistant.ui.chat import Chat
+from cxr_assistant.ui.examples import Example, read_examples
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.study_panel import StudyPanel
 from cxr_assistant.ui.switchboard import Switchboard
 from cxr_assistant.ui.viewer import read_asset, viewer_script, viewer_template
 from cxr_assistant.ui.viewer.film import describe
-from cxr_assistant.ui.web import film_routes, film_url, make_upload_dir
+from cxr_assistant.ui.web import example_routes, film_routes, film_url, make_upload_dir
 
 __all__ = ["build_app", "launch"]
 
@@ -36,11 +36,15 @@ _QUICK: dict[str, Any] = {**_PRIVATE, "concurrency_limit": None}
 class ReadingRoom:
     """The handlers: each takes a visitor's session, calls one verb, and returns what is to be drawn."""
 
-    def __init__(self, assistant: Assistant, examples: Mapping[str, list[Path]] | None = None) -> None:
+    def __init__(self, assistant: Assistant, examples: Sequence[Example] = ()) -> None:
         self._assistant = assistant
         self._switchboard = Switchboard()
         self._chat = Chat(assistant, self._switchboard)
         self._study = StudyPanel(assistant, examples)
+        self._offers = [
+            {"id": str(n), "title": example.title, "picture": f"example/{n}"}
+            for n, example in enumerate(examples)
+        ]
 
     # Streams: they draw the chat alone, so no film is sent while text flows.
 
@@ -125,7 +129,15 @@ class ReadingRoom:
             film = {**describe(shown), "url": url, "facts": words[0], "description": words[1]}
             known = session.truth.findings if session.truth else ()
             boxes = [{**f.box.as_dict(), "label": f.words} for f in known if f.box]
-        return {"film": film, "boxes": boxes, "examples": [], "tick": session.counter}
+        return {
+            "film": film,
+            "boxes": boxes,
+            "examples": [] if film else self._offers,
+            "tick": session.counter,
+        }
+
+    def example_picture(self, number: int) -> bytes | None:
+        return self._study.example_picture(number)
 
     def strip_view(self, session: Session, visitor: str) -> str:
         films = session.study.radiographs
@@ -148,7 +160,7 @@ class ReadingRoom:
 
 def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Blocks:
     """The whole page around one assistant; nothing is loaded and nothing is fetched to build it."""
-    room = ReadingRoom(assistant)
+    room = ReadingRoom(assistant, read_examples())
     make_upload_dir()
     with gr.Blocks(
         title="CXR Assistant", analytics_enabled=False, fill_width=True, delete_cache=(60, 600)
@@ -188,7 +200,8 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
         blocks.unload(room.leave)
     for event in blocks.fns.values():  # those that Gradio adds by itself, too
         event.api_visibility = "private"
-    blocks.find_session = partial(_find_session, blocks, session._id)
+    find_session = partial(_find_session, blocks, session._id)
+    blocks.own_routes = [*film_routes(find_session), *example_routes(room.example_picture)]
     limit = settings.max_queue if settings else 24
     return blocks.queue(api_open=False, max_size=None, default_concurrency_limit=limit)
 
@@ -230,7 +243,7 @@ def launch(blocks: gr.Blocks, settings: Settings, **options: Any) -> Any:
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         # As a style element: Gradio's own `css` rewrites selectors and drops container queries.
         head=f"<style>{read_asset('style.css')}</style>",
-        app_kwargs={"routes": film_routes(blocks.find_session), "docs_url": None, "redoc_url": None},
+        app_kwargs={"routes": blocks.own_routes, "docs_url": None, "redoc_url": None},
         max_file_size=MAX_FILE_SIZE,
         run_history=False,
         footer_links=[],

@@ -9,13 +9,16 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_assistant.assistant import Assistant
 from cxr_assistant.errors import CxrAssistantError, PhantomError, UnknownCheckpoint
 from cxr_assistant.tasks import Task
+from cxr_assistant.ui.examples import Example
 from cxr_assistant.ui.session import MAX_FILMS, KnownFinding, Problem, Session, Truth
+from cxr_assistant.ui.viewer.film import thumbnail
 
 if TYPE_CHECKING:
     from cxr_assistant.imaging.phantom import Phantom, PhantomFinding
@@ -30,9 +33,11 @@ _LOST = Problem("The file did not arrive whole.", "Add it again.", "upload_lost"
 class StudyPanel:
     """Verbs over the study of any visitor; holds the assistant and the list of examples, nothing else."""
 
-    def __init__(self, assistant: Assistant, examples: Mapping[str, Sequence[Path]] | None = None) -> None:
+    def __init__(self, assistant: Assistant, examples: Sequence[Example] = ()) -> None:
         self._assistant = assistant
-        self._examples = dict(examples or {})
+        self._examples = tuple(examples)
+        # The bundled films are public: their small pictures are kept, and are nobody's.
+        self.example_picture = cache(self._example_picture)
 
     def add_uploads(self, session: Session, paths: Iterable[str]) -> Session:
         """The session with every film that could be read, and a card for each that could not.
@@ -47,12 +52,23 @@ class StudyPanel:
             return opened
         return session.with_remarks_of(opened)
 
-    def add_example(self, session: Session, name: str) -> Session:
-        """A new study with the films of one of the bundled examples."""
+    def add_example(self, session: Session, number: str) -> Session:
+        """A new study with the films of one of the bundled examples; an unknown one changes nothing."""
+        if not number.isdecimal() or int(number) >= len(self._examples):
+            return session
         session = session.new_study()
-        for path in self._examples.get(name, ()):
+        for path in self._examples[int(number)].films:
             session = self._add(session, path.read_bytes())
-        return session
+        return session.showing(session.study.radiographs[0].digest) if session.study.radiographs else session
+
+    def _example_picture(self, number: int) -> bytes | None:
+        """A small PNG of an example's first film; None when there is no such example."""
+        if number >= len(self._examples):
+            return None
+        try:
+            return thumbnail(self._assistant.read(self._examples[number].films[0].read_bytes()))
+        except (CxrAssistantError, OSError):
+            return None
 
     def make(self, session: Session, wishes: Mapping[str, str]) -> Session:
         """A new study with a synthetic film, and the question for findings waiting for its answer."""
@@ -74,7 +90,7 @@ class StudyPanel:
         """The one-click demonstration: a synthetic patient, drafted by the model that knows such films."""
         menu = self._assistant.list_checkpoints()
         knows_phantoms = next((c.name for c in menu if c.phantoms_only), session.checkpoint)
-        return self.make(session.choosing(knows_phantoms), {})
+        return self.make(session.choosing(knows_phantoms), {"view": "PA"})
 
     def choose(self, session: Session, name: str) -> Session:
         """The session with another model; an unknown name becomes a card."""

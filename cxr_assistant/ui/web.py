@@ -21,7 +21,7 @@ from cxr_assistant.study import Radiograph
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.viewer.film import pack_pixels, thumbnail
 
-__all__ = ["FindSession", "film_routes", "film_url", "make_upload_dir"]
+__all__ = ["FindSession", "example_routes", "film_routes", "film_url", "make_upload_dir"]
 
 FindSession = Callable[[str], Session | None]
 
@@ -52,6 +52,20 @@ def film_routes(find_session: FindSession) -> list[Route]:
         return Response(pack_pixels(radiograph), media_type="application/octet-stream", headers=packed)
 
     return [Route("/film/{visitor}/{token}/{kind}", film, methods=["GET"])]
+
+
+def example_routes(picture_of: Callable[[int], bytes | None]) -> list[Route]:
+    """`/example/{number}`: the small pictures of the bundled examples, the same for everybody."""
+
+    def example(request: Request) -> Response:
+        picture = picture_of(request.path_params["number"])
+        if picture is None:
+            return Response(status_code=404, headers=_HEADERS)
+        return Response(
+            picture, media_type="image/png", headers={**_HEADERS, "Cache-Control": "max-age=3600"}
+        )
+
+    return [Route("/example/{number:int}", example, methods=["GET"])]
 
 
 def make_upload_dir() -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cxr_assistant.tasks import Task
+from cxr_assistant.ui.examples import Example
 from cxr_assistant.ui.session import MAX_FILMS, Remark, Session
 from cxr_assistant.ui.study_panel import StudyPanel
 from tests.ui.doubles import ScriptedAssistant, make_radiograph, png_bytes
@@ -105,6 +106,13 @@ def test_an_example_opens_a_study_of_its_own(
 ) -> None:
     film = tmp_path / "film.png"
     film.write_bytes(png_bytes(5))
-    opened = StudyPanel(assistant, {"one": [film]}).add_example(session, "one")
+    panel = StudyPanel(assistant, [Example("One", (film,))])
+    opened = panel.add_example(session, "0")
     assert len(opened.study.radiographs) == 1 and opened.shown != make_radiograph(phantom=True).digest
     assert film.exists()
+    assert (panel.example_picture(0) or b"").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("number", ["7", "-1", "one", ""])
+def test_an_unknown_example_changes_nothing(panel: StudyPanel, session: Session, number: str) -> None:
+    assert panel.add_example(session, number) is session

@@ -67,7 +67,7 @@ def presets(radiograph: Radiograph) -> tuple[Preset, ...]:
     full = _between("Full range", float(values.min()), float(values.max()))
     made = [
         _percentiles("Auto", values, 1, 99),
-        _percentiles("Lung", values, 1, 60),
+        _percentiles("Lung", values, 1, 70),
         _percentiles("Mediastinum and bone", values, 40, 99.8),
         full,
     ]
@@ -112,13 +112,22 @@ def orientation_marks(radiograph: Radiograph) -> dict[str, str]:
 
 def thumbnail(radiograph: Radiograph) -> bytes:
     """A small PNG of the film as people see it."""
+    shown = render_for_people(radiograph)
     step = max(1, max(radiograph.height, radiograph.width) // _THUMBNAIL_PX)
-    return encode_png(render_for_people(radiograph)[::step, ::step])
+    height, width = radiograph.height // step, radiograph.width // step
+    # Means, not every n-th pixel: noise and grids would turn into patterns.
+    blocks = shown[: height * step, : width * step].reshape(height, step, width, step)
+    return encode_png(blocks.mean(axis=(1, 3)))
 
 
 def _own_windows(radiograph: Radiograph) -> list[Preset]:
     return [
-        Preset(w.explanation or f"File window {n}", w.center, w.width, w.function.value)
+        Preset(
+            w.explanation or ("File window" if len(radiograph.windows) == 1 else f"File window {n}"),
+            w.center,
+            w.width,
+            w.function.value,
+        )
         for n, w in enumerate(radiograph.windows, start=1)
     ]
 
