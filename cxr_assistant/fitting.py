@@ -94,7 +94,7 @@ def put_in_words(conversation: Conversation, checkpoint: Checkpoint, task: Task)
 
 
 def deed(task: Task) -> str:
-    return task.title[0].lower() + task.title[1:]
+    return task.label[0].lower() + task.label[1:]
 
 
 def task_names(checkpoint: Checkpoint) -> str:

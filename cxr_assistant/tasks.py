@@ -23,12 +23,12 @@ class Task(StrEnum):
     PROGRESSION = "progression"
 
     @property
-    def title(self) -> str:
+    def label(self) -> str:
         """The words on the button."""
-        return _TITLES[self]
+        return _LABELS[self]
 
 
-_TITLES = {
+_LABELS = {
     Task.FINDINGS: "Draft findings",
     Task.IMPRESSION: "Write impression",
     Task.REPORT: "Write report",

@@ -121,4 +121,4 @@ def test_a_stream_that_ends_early_counts_as_cancelled() -> None:
 
 
 def test_every_task_has_words_for_its_button() -> None:
-    assert len({task.title for task in Task}) == len(Task)
+    assert len({task.label for task in Task}) == len(Task)

@@ -89,7 +89,8 @@ class PhantomGate:
 
     def distance(self, features: Tensor) -> Tensor:
         """(N,) distances of (N, F) features."""
-        return ((features.float() - self.mean) @ self.whitening).norm(dim=1)
+        distances: Tensor = torch.linalg.vector_norm((features.float() - self.mean) @ self.whitening, dim=1)
+        return distances
 
     @torch.inference_mode()
     def check(self, model: HasTower, pixel_values: NDArray[np.float32]) -> None:

@@ -59,7 +59,7 @@ def sample_turns(record: dict[str, Any], rng: np.random.Generator, count: int) -
     present = set(record["kinds"])
     weights = np.array([_interest(topic, kind, present) for topic, kind, _, _ in record["questions"]])
     chosen = rng.choice(len(weights), size=count, replace=False, p=weights / weights.sum())
-    turns += [tuple(record["questions"][index][2:]) for index in chosen]  # type: ignore[misc]
+    turns += [tuple(record["questions"][index][2:]) for index in chosen]
     if rng.random() < 0.15:
         question = (_OUT_OF_SCOPE[rng.integers(len(_OUT_OF_SCOPE))], OUT_OF_SCOPE_ANSWER)
         turns.insert(int(rng.integers(len(turns) + 1)), question)

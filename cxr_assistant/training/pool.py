@@ -56,7 +56,7 @@ def render_all(job: RenderJob, processes: int) -> list[multiprocessing.process.B
     """Start rendering in the background; the processes share the shards round-robin."""
     job.directory.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
-    workers = []
+    workers: list[multiprocessing.process.BaseProcess] = []
     for offset in range(processes):
         worker = context.Process(target=_render_some, args=(job, offset, processes), daemon=True)
         worker.start()

@@ -112,7 +112,7 @@ class LanguageTrainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = cosine_rate(step, steps, peak, min(100, steps // 10 + 1))
             self.optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             self.team.average_gradients(self.trained)
             nn.utils.clip_grad_norm_(self.trained, 1.0)
             self.optimizer.step()

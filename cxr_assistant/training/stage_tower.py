@@ -101,7 +101,7 @@ class TowerTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = cosine_rate(self.step, recipe.tower_steps, recipe.tower_rate, warmup)
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self.team.average_gradients(self.teacher.parameters())
         torch.nn.utils.clip_grad_norm_(self.teacher.parameters(), 1.0)
         self.optimizer.step()

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 __all__ = ["SOLO", "Team", "run_team"]
 
@@ -40,7 +41,7 @@ class Team:
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= self.size
-        parts = flat.split([gradient.numel() for gradient in gradients])
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
@@ -49,13 +50,12 @@ SOLO = Team()
 
 
 def run_team(size: int, work: Callable[..., None], *arguments: Any) -> None:
-    """Call work(team, *arguments) in `size` processes, or here when one is enough; errors of a member rise."""
+    """Call work(team, *arguments) in `size` processes, or here when one is enough; errors rise."""
     if size == 1:
         work(SOLO, *arguments)
         return
     with tempfile.TemporaryDirectory() as directory:
         meeting = f"file://{Path(directory) / 'meeting'}"
-        spawn = torch.multiprocessing.spawn
         spawn(_member, args=(size, meeting, work, arguments), nprocs=size)  # type: ignore[no-untyped-call]
 
 

@@ -214,7 +214,7 @@ def _tasks(checkpoint: Checkpoint, session: Session) -> list[dict[str, Any]]:
     return [
         {
             "task": task.value,
-            "title": task.title,
+            "title": task.label,
             "prompt": wording.prompt,
             "hint": wording.hint,
             "needs_text": wording.needs_text,
@@ -251,7 +251,7 @@ def log_item(
 
 
 def _question(exchange: Exchange) -> str:
-    label = exchange.task.title if exchange.task is not Task.QUESTION else "Question"
+    label = exchange.task.label if exchange.task is not Task.QUESTION else "Question"
     edit = "" if exchange.is_open else '<button type="button" data-act="edit">Edit</button>'
     return (
         f'<div class="question" data-testid="user"><p class="who">You <span>{escape(label)}</span></p>'
