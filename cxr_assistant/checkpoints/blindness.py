@@ -6,6 +6,7 @@ is the last gate before a converted folder is accepted. Knows models only by the
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,13 +17,18 @@ from cxr_assistant.study import Radiograph, Study, ViewPosition
 from cxr_assistant.tasks import Task
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cxr_assistant.checkpoints.spec import Checkpoint, CheckpointModule
-    from cxr_assistant.models.vlm import VisionLanguageModel
+    from cxr_assistant.models.vlm import Prompt, VisionLanguageModel
 
 __all__ = ["measure_image_effect", "require_sight"]
 
 SMALLEST_EFFECT = 1e-3
 """In units of the logits' own standard deviation; a blind model shows exactly 0, a random one about 1."""
+
+MOST_IMAGE_TOKENS = 64
+"""Of each picture: a 7B model reads them in a minute on two cores, the 1,369 of the whole in ten."""
 
 _SIDE_PX = 256
 
@@ -53,9 +59,22 @@ def _next_logits(
     task = _task_on_one_image(checkpoint)
     study = Study().with_radiograph(picture)
     prompt = module.render(checkpoint, study, Conversation().ask(""), task, model.processor)
-    embeds = model.encode(prompt.pixel_values)
-    logits = model.prefill(prompt, embeds, model.new_cache(len(prompt) + 1))
+    shorter, embeds = _thin_out(prompt, model.encode(prompt.pixel_values))
+    logits = model.prefill(shorter, embeds, model.new_cache(len(shorter) + 1))
     return np.asarray(logits[0].float().cpu().numpy())
+
+
+def _thin_out(prompt: Prompt, embeds: Tensor) -> tuple[Prompt, Tensor]:
+    """The same prompt with at most MOST_IMAGE_TOKENS evenly spaced embeddings of its picture."""
+    (span,) = prompt.image_spans
+    kept = embeds[:, :: -(-span.length // MOST_IMAGE_TOKENS)]
+    ids, num_kept = prompt.token_ids, kept.shape[1]
+    shorter = replace(
+        prompt,
+        token_ids=(*ids[: span.start], *ids[span.start : span.start + num_kept], *ids[span.stop :]),
+        image_spans=(span._replace(length=num_kept),),
+    )
+    return shorter, kept
 
 
 def _task_on_one_image(checkpoint: Checkpoint) -> Task:

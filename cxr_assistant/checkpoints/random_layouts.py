@@ -68,6 +68,7 @@ PUBLISHED_SIZES: Mapping[str, Sizes] = {
     "cxr-llava": Sizes(image_size=512, patch_size=16, **_VIT_L, **_LLAMA_7B),
 }
 
+# Widths in multiples of 64, which bitsandbytes' 4-bit kernels for the CPU ask for.
 TINY_SIZES = Sizes(
     image_size=56,
     patch_size=14,
@@ -76,7 +77,7 @@ TINY_SIZES = Sizes(
     vision_layers=3,
     vision_heads=2,
     width=64,
-    mlp=160,
+    mlp=192,
     layers=2,
     heads=4,
     vocab=512,

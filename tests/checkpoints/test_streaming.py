@@ -19,7 +19,6 @@ from cxr_assistant.models.clip_decoder import ClipDecoder
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # Widths that are multiples of 32, which bitsandbytes' 4-bit kernels for the CPU ask for.
     source = tmp_path_factory.mktemp("random") / "published"
     write_random_checkpoint(cxr_llava.CHECKPOINT, source, sizes=TINY_SIZES)
     target = tmp_path_factory.mktemp("converted")
