@@ -25,7 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cxr_assistant.checkpoints.lock import hash_file, record_files  # noqa: E402
+from cxr_assistant.checkpoints.hub import hash_file  # noqa: E402
+from cxr_assistant.checkpoints.lock import record_files  # noqa: E402
 from cxr_assistant.checkpoints.spec import find_module, get_checkpoint  # noqa: E402
 from cxr_assistant.checkpoints.weights import stored_precision  # noqa: E402
 

@@ -22,7 +22,7 @@ from cxr_assistant.errors import (
     WeightsMismatch,
 )
 
-__all__ = ["Hub", "HubFile", "cached_snapshot", "read_hub", "require_pinned", "verify_file"]
+__all__ = ["Hub", "HubFile", "cached_snapshot", "hash_file", "read_hub", "require_pinned", "verify_file"]
 
 PINNED = re.compile(r"[0-9a-f]{40}")
 HASH_BLOCK_BYTES = 8 * 1024 * 1024
