@@ -67,6 +67,7 @@ def main() -> int:
         results["answer"] = _phase("answer", given)
     results["verdicts"] = _judge(results)
     out = ROOT / "benchmarks" / "results" / f"loading-{given.name}.json"
+    out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     print(json.dumps(results))
     return 0 if all(results["verdicts"].values()) else 1
