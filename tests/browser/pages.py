@@ -9,6 +9,8 @@ FILE_INPUT = "#room > input[type=file]"
 
 def demonstrate(page: Any) -> None:
     """One click on the demonstration, until the truth stands beside the draft."""
+    if page.locator("[data-do=new]:visible").count():
+        page.click("[data-do=new]")
     page.click("[data-do=demonstrate]")
     page.wait_for_selector(".truth")
     film_is_shown(page)
@@ -26,9 +28,10 @@ def upload(page: Any, *contents: bytes, name: str = "IM_0001") -> None:
 
 
 def ask(page: Any, question: str, *, wait: bool = True) -> None:
+    asked = len(questions(page))
     page.fill("textarea[name=prompt]", question)
     page.press("textarea[name=prompt]", "Enter")
-    page.wait_for_selector(".log[aria-busy=true]")
+    page.wait_for_function(f"document.querySelectorAll('[data-testid=user]').length === {asked + 1}")
     if wait:
         answered(page)
 

@@ -1,19 +1,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.browser.conftest import opener
 from tests.browser.pages import answered, ask, demonstrate, last_answer, questions
 from tests.ui.doubles import EMBEDDED, FINDINGS, ScriptedWorker
 
 
+@pytest.fixture(scope="module")
+def desk(browser: Any, server: str) -> Iterator[Any]:
+    """One page for the whole file: a study is begun anew in each test, as a person would."""
+    with opener(browser, server) as open_page:
+        yield open_page()
+
+
 @pytest.fixture
-def study(page: Any) -> Any:
+def study(desk: Any, worker: ScriptedWorker) -> Any:
     """A page with a synthetic patient whose draft is written."""
-    demonstrate(page)
-    return page
+    worker.word_delay_s, worker.prefill_delay_s = 0.012, 0.0
+    demonstrate(desk)
+    return desk
 
 
 def test_one_click_shows_the_draft_beside_the_truth(study: Any) -> None:
@@ -93,10 +103,11 @@ def test_stop_before_the_first_word_is_honoured(study: Any, worker: ScriptedWork
     assert "Stopped before the first word." in study.locator(".log article").last.inner_text()
 
 
-def test_closing_the_tab_ends_the_answer(study: Any, worker: ScriptedWorker) -> None:
-    ask(study, "a long story", wait=False)
-    study.wait_for_selector(".caret")
-    study.close()
+def test_closing_the_tab_ends_the_answer(page: Any, worker: ScriptedWorker) -> None:
+    demonstrate(page)
+    ask(page, "a long story", wait=False)
+    page.wait_for_selector(".caret")
+    page.close()
     deadline = time.monotonic() + 5
     while worker.running and time.monotonic() < deadline:
         time.sleep(0.02)

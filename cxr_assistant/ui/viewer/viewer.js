@@ -240,7 +240,7 @@ async function show(value) {
 function writeExamples(examples) {
   $(".examples").replaceChildren(...examples.map((example) => {
     const button = document.createElement("button"), picture = document.createElement("img"), words = document.createElement("span");
-    button.type = "button"; button.dataset.example = example.id; picture.src = example.picture; picture.alt = ""; words.textContent = example.title;
+    button.type = "button"; button.dataset.example = example.id; picture.src = example.picture; picture.alt = ""; picture.onerror = () => picture.remove(); words.textContent = example.title;
     button.append(picture, words);
     return button;
   }));
