@@ -7,7 +7,9 @@ MIMIC-CXR-JPG was made. Must not know files, checkpoints or anything about a pat
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, cast
 
@@ -65,13 +67,14 @@ def render_for_model(radiograph: Radiograph, rendering: Rendering) -> NDArray[np
     # MIMIC-CXR-JPG (Johnson et al., arXiv 1901.07042): shift to zero, divide by the largest value,
     # truncate to 8 bits, invert MONOCHROME1, then OpenCV's equalizeHist.
     # TODO(limit): these steps were recalled, not re-read in the paper.
-    low, high = _range_of(radiograph)
+    film = _in_whole_numbers(radiograph)
+    low, high = _range_of(film)
 
     def scaled(stored: NDArray[np.float64]) -> NDArray[np.float64]:
-        gray = np.floor((_modality(radiograph, stored) - low) / ((high - low) or 1.0) * 255.0)
-        return 255.0 - gray if radiograph.is_inverted else gray
+        gray = np.floor((_modality(film, stored) - low) / ((high - low) or 1.0) * 255.0)
+        return 255.0 - gray if film.is_inverted else gray
 
-    return _equalise(_apply(radiograph, scaled).astype(np.uint8))
+    return _equalise(_apply(film, scaled).astype(np.uint8))
 
 
 def encode_png(pixels: NDArray[Any]) -> bytes:
@@ -136,6 +139,14 @@ def _through_window(window: Window, values: NDArray[np.float64]) -> NDArray[np.f
     if window.width <= 1.0:  # a step: the formula's slope would be infinite
         return np.where(values > window.center - 0.5, 1.0, 0.0)
     return np.clip((values - (window.center - 0.5)) / (window.width - 1.0) + 0.5, 0.0, 1.0)
+
+
+def _in_whole_numbers(radiograph: Radiograph) -> Radiograph:
+    """The film with a slope of 1 or -1: min-max cancels the rest, and a rounded minimum would be truncated to
+    -1, which 8 bits hold as white."""
+    if not isinstance(radiograph.modality, LinearRescale):
+        return radiograph
+    return replace(radiograph, modality=LinearRescale(math.copysign(1.0, radiograph.modality.slope)))
 
 
 def _look_up(table: LookupTable, values: NDArray[np.float64]) -> NDArray[np.float64]:

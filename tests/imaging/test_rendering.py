@@ -129,6 +129,17 @@ def test_a_model_gets_dicom_as_mimic_cxr_jpg_was_made(is_inverted: bool) -> None
     np.testing.assert_array_equal(render_for_model(film, Rendering.MIMIC_CXR_JPG), expected)
 
 
+@pytest.mark.parametrize("slope", [0.1, 2.1212954, 1e-4])
+def test_a_rescaled_dicom_reaches_the_model_as_if_it_were_not(slope: float) -> None:
+    stored = np.random.default_rng(2).integers(0, 4096, (60, 50)).astype(np.uint16)
+    plain = Radiograph(stored, 12, source="DICOM")
+    rescaled = replace(plain, modality=LinearRescale(slope, 1803.2224))
+    mirrored = replace(plain, modality=LinearRescale(-slope, 1803.2224), stored=4095 - stored)
+    expected = render_for_model(plain, Rendering.MIMIC_CXR_JPG)
+    for film in (rescaled, mirrored):
+        np.testing.assert_array_equal(render_for_model(film, Rendering.MIMIC_CXR_JPG), expected)
+
+
 def test_the_display_rendering_for_models_is_what_people_see(ramp: Radiograph) -> None:
     film = replace(ramp, windows=(Window(2000, 1000),))
     expected = np.rint(render_for_people(film) * 255)
