@@ -151,6 +151,9 @@ class Radiograph:
     def digest(self) -> str:
         """SHA-256 over pixels and display transforms: the film's identity for caches."""
         sha = hashlib.sha256()
+        if self.source in ("PNG", "JPEG"):
+            # A display picture is rendered as it is, a DICOM with the very same pixels is not.
+            sha.update(f"picture {self.bits_stored}".encode())
         sha.update(repr((self.stored.shape, self.stored.dtype.str, self.is_inverted, self.windows)).encode())
         sha.update(np.ascontiguousarray(self.stored).data)
         for table in (self.modality, *self.voi_luts):
