@@ -51,7 +51,8 @@ class FinishReason(StrEnum):
 class SamplingParams:
     """How tokens are chosen. Greedy is the default because it can be repeated.
 
-    Ranges: temperature [0, 2], top_p (0, 1], max_new_tokens [1, 4096]; raises SettingsError outside.
+    Ranges: temperature [0, 2], top_p (0, 1], max_new_tokens [1, 4096], seed [0, 2**63); raises SettingsError
+    outside.
     """
 
     temperature: float = 0.0
@@ -67,6 +68,8 @@ class SamplingParams:
             raise SettingsError(f"top_p is {self.top_p}; allowed: above 0, up to 1.")
         if not 1 <= self.max_new_tokens <= 4096:
             raise SettingsError(f"max_new_tokens is {self.max_new_tokens}; allowed: 1 to 4096.")
+        if not 0 <= self.seed < 2**63:  # what every random generator takes
+            raise SettingsError(f"seed is {self.seed}; allowed: a whole number from 0 to 2**63 - 1.")
 
     @property
     def is_greedy(self) -> bool:

@@ -47,6 +47,11 @@ def test_the_digest_follows_pixels_polarity_and_tables() -> None:
     assert film() == film() and hash(film()) == hash(film())
 
 
+def test_a_picture_and_a_dicom_of_the_same_pixels_are_two_films() -> None:
+    # They are rendered differently, so embeddings of one must not answer for the other.
+    assert film(source="PNG") != film(source="DICOM")
+
+
 def test_a_study_takes_each_film_once() -> None:
     study = Study().with_radiograph(film()).with_radiograph(film()).with_radiograph(film(1))
     assert len(study.radiographs) == 2
@@ -99,7 +104,11 @@ def test_undo_leads_back_to_before_the_last_question() -> None:
     assert first.turns[1].role is Role.ASSISTANT
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": 3.0}, {"top_p": 0.0}, {"max_new_tokens": 0}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": 3.0}, {"top_p": 0.0}, {"max_new_tokens": 0}, {"seed": -1}, {"seed": 2**63}],
+    ids=str,
+)
 def test_sampling_parameters_outside_their_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match="allowed"):
         SamplingParams(**wrong)  # type: ignore[arg-type]
