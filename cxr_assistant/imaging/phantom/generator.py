@@ -246,7 +246,7 @@ def _digitise(
         windows=(Window(round(float(center), 1), round(width, 1), explanation="Chest"),),
         is_inverted=acquisition.is_monochrome1,
         view=acquisition.view,
-        orientation=("A", "F") if acquisition.view.is_lateral else ("L", "F"),
+        orientation=("P", "F") if acquisition.view.is_lateral else ("L", "F"),
         pixel_spacing_mm=(round(spacing, 4), round(spacing, 4)),
         source="phantom",
         modality_code="DX",
