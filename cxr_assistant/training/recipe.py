@@ -30,13 +30,18 @@ class Recipe:
     phantoms_per_step: float = 2.5
     validation: int = 500
     batch: int = 32
-    tower_steps: int = 3_200
+    coarse_steps: int = 2_400  # large structures first, plain losses
+    fine_steps: int = 2_400  # then small ones: whitened patches, balanced losses
     tower_rate: float = 5e-4
     feature_views: int = 2  # augmented versions of each picture whose features the language model sees
     align_steps: int = 150
-    instruct_steps: int = 2_600
+    instruct_steps: int = 2_000
     language_rate: float = 1.5e-3
     questions_per_picture: int = 6
+
+    @property
+    def tower_steps(self) -> int:
+        return self.coarse_steps + self.fine_steps
 
     @property
     def patches(self) -> int:
@@ -59,5 +64,5 @@ EMBEDDED = Recipe()
 MICRO = Recipe(
     image_px=64, tower_width=64, tower_layers=2, language_width=64, language_layers=2, vocabulary=512,
     phantoms=250, first_phantoms=250, validation=50, batch=16,
-    tower_steps=20, align_steps=4, instruct_steps=16,
+    coarse_steps=10, fine_steps=10, align_steps=4, instruct_steps=16,
 )  # fmt: skip

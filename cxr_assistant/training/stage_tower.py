@@ -13,10 +13,18 @@ from torch import Tensor
 from transformers import Dinov2Config
 
 from cxr_assistant.training.data import KINDS
-from cxr_assistant.training.pool import Pool
+from cxr_assistant.training.pool import SHARD_SIZE, Pool
 from cxr_assistant.training.recipe import Recipe
 from cxr_assistant.training.team import SOLO, Team
-from cxr_assistant.training.tower import Labels, TowerTeacher, augment, tower_loss
+from cxr_assistant.training.tower import (
+    Balance,
+    Labels,
+    TowerTeacher,
+    augment,
+    bake_patches,
+    tower_loss,
+    whiten_patches,
+)
 
 __all__ = ["cosine_rate", "normalise", "tower_config", "train_tower", "validate_tower"]
 
@@ -66,15 +74,15 @@ class TowerTrainer:
         self.generator = torch.Generator().manual_seed(recipe.seed * 97 + team.rank)
         self.rng = np.random.default_rng((recipe.seed, team.rank))
         self.teacher = TowerTeacher(tower_config(recipe)).train()
-        decayed = [p for p in self.teacher.parameters() if p.ndim >= 2]
-        plain = [p for p in self.teacher.parameters() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+        self.optimizer = _optimizer(self.teacher)
+        self.balance = Balance.even()
 
-    def take_up(self, path: Path) -> None:
+    def take_up(self, path: Path, pool: Pool) -> None:
         state = torch.load(path, weights_only=True)
-        self.teacher.load_state_dict(state["teacher"])
         self.step = state["step"]
+        if self.step > self.recipe.coarse_steps:
+            self._refine(pool)
+        self.teacher.load_state_dict(state["teacher"])
         if state["optimizer"]:
             self.optimizer.load_state_dict(state["optimizer"])
 
@@ -91,15 +99,17 @@ class TowerTrainer:
 
     def learn(self, pool: Pool) -> dict[str, float]:
         """One step on a batch of the pool; returns the parts of the loss."""
-        recipe, warmup = self.recipe, min(200, self.recipe.tower_steps // 10 + 1)
+        recipe = self.recipe
         pool.grow_to(int(recipe.first_phantoms + recipe.phantoms_per_step * self.step))
+        if self.step == recipe.coarse_steps:
+            self._refine(pool)
         indices = self.rng.integers(0, pool.available, self.team.share_of(recipe.batch))
         images, masks = augment(pool.images(indices), pool.masks(indices), self.generator)
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.teacher(normalise(images, recipe))
-        loss, parts = tower_loss(logits, labels_of(pool, indices, masks))
+        loss, parts = tower_loss(logits, labels_of(pool, indices, masks), self.balance)
         for group in self.optimizer.param_groups:
-            group["lr"] = cosine_rate(self.step, recipe.tower_steps, recipe.tower_rate, warmup)
+            group["lr"] = self._rate()
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.team.average_gradients(self.teacher.parameters())
@@ -108,6 +118,30 @@ class TowerTrainer:
         self.step += 1
         return parts
 
+    def _rate(self) -> float:
+        """Half a cosine for the large structures, then a whole one for the small."""
+        recipe, fine = self.recipe, self.step - self.recipe.coarse_steps
+        if fine < 0:
+            return cosine_rate(
+                self.step, 2 * recipe.coarse_steps, recipe.tower_rate, recipe.coarse_steps // 10
+            )
+        return cosine_rate(fine, recipe.fine_steps, recipe.tower_rate, recipe.fine_steps // 20)
+
+    def _refine(self, pool: Pool) -> None:
+        """From here on small structures count: whitened patches, balanced losses, a fresh optimiser."""
+        pool.grow_to(min(2 * SHARD_SIZE, pool.job.count))
+        first = np.arange(min(2 * SHARD_SIZE, pool.available))
+        whiten_patches(self.teacher.tower, normalise(pool.images(first[::4]), self.recipe))
+        self.balance = Balance.of(pool.masks(first), pool.labels("presence", first))
+        self.optimizer = _optimizer(self.teacher)
+
+
+def _optimizer(teacher: TowerTeacher) -> torch.optim.AdamW:
+    decayed = [p for p in teacher.parameters() if p.ndim >= 2]
+    plain = [p for p in teacher.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
 
 def train_tower(
     pool: Pool, validation: Pool, recipe: Recipe, report: Report, state: Path, team: Team = SOLO
@@ -115,7 +149,7 @@ def train_tower(
     """Teach the tower on the growing pool, taking up `state` if it is there and keeping it up to date."""
     trainer = TowerTrainer(recipe, team)
     if state.exists():
-        trainer.take_up(state)
+        trainer.take_up(state, pool)
         report(f"taking up the tower at step {trainer.step}")
     started, first = time.monotonic(), trainer.step
     while trainer.step < recipe.tower_steps:
@@ -128,6 +162,7 @@ def train_tower(
         if (step % 400 == 0 or step == recipe.tower_steps) and team.leads:
             trainer.keep(state)
             report(validate_tower(trainer.teacher, validation, recipe))
+    bake_patches(trainer.teacher.tower)
     return trainer.teacher.eval()
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers import Dinov2Config, Dinov2Model
 
 from cxr_assistant.training.data import IGNORED, KINDS, PRESENCE, SEVERITY, VIEWS
 
-__all__ = ["TowerTeacher", "augment", "tower_loss"]
+__all__ = ["Balance", "Labels", "TowerTeacher", "augment", "bake_patches", "tower_loss", "whiten_patches"]
 
 _GRADES = 3
 _MASK_SHARE = 0.045  # a patch belongs to a finding from this covered share on: a catheter fills little of it
@@ -82,15 +83,79 @@ class Labels:
     view: Tensor
 
 
-def tower_loss(logits: dict[str, Tensor], labels: Labels) -> tuple[Tensor, dict[str, float]]:
+@dataclass(frozen=True, eq=False)
+class Balance:
+    """How much more a positive weighs than a negative: (K,) for patches, (Q,) for presence.
+
+    A nodule fills two patches of 196 in one film of ten: unweighted, "nothing there" is rarely wrong.
+    """
+
+    patch: Tensor
+    presence: Tensor
+
+    @classmethod
+    def even(cls) -> Balance:
+        return cls(torch.full((len(KINDS),), 3.0), torch.ones(len(PRESENCE)))
+
+    @classmethod
+    def of(cls, masks: Tensor, presence: Tensor) -> Balance:
+        """From (N, K, P, P) masks and (N, Q) labels: the odds against a positive, tempered."""
+        patch = (masks > _MASK_SHARE).float().mean(dim=(0, 2, 3)).clamp(1e-4, 0.5)
+        known = presence != IGNORED
+        share = ((presence == 1).sum(0) / known.sum(0).clamp_min(1)).clamp(0.02, 0.5)
+        return cls(((1 - patch) / patch) ** 0.6, ((1 - share) / share) ** 0.5)
+
+
+class Whitened(nn.Module):
+    """The patch embedding in coordinates in which all patch patterns vary alike.
+
+    Raw patches vary mostly in brightness; a catheter is a ten-thousandth of their variance, and gradient
+    descent finds it last. The layer computes the same as before, its weights are only expressed otherwise.
+    """
+
+    to_white: Tensor
+    from_white: Tensor
+
+    def __init__(self, patches: Tensor, floor: float = 2e-3) -> None:
+        """`patches` (N, p * p): normalised pixels; `floor` keeps what is only noise from being blown up."""
+        super().__init__()
+        values, vectors = torch.linalg.eigh(torch.cov(patches.double().T))
+        scale = (values.clamp_min(0) + floor).sqrt()
+        self.register_buffer("to_white", (vectors / scale @ vectors.T).float())
+        self.register_buffer("from_white", (vectors * scale @ vectors.T).float())
+
+    def forward(self, white: Tensor) -> Tensor:
+        return (white.flatten(1) @ self.to_white).view_as(white)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return (weight.flatten(1) @ self.from_white).view_as(weight)
+
+
+def whiten_patches(tower: Dinov2Model, pixels: Tensor) -> None:
+    """Express the tower's patch embedding in whitened coordinates of (N, 1, S, S) normalised pixels."""
+    projection = tower.embeddings.patch_embeddings.projection
+    side = projection.kernel_size[0]
+    patches = F.unfold(pixels, side, stride=side).transpose(1, 2).flatten(0, 1)
+    parametrize.register_parametrization(projection, "weight", Whitened(patches))
+
+
+def bake_patches(tower: Dinov2Model) -> None:
+    """Back to an ordinary convolution that computes the same."""
+    projection = tower.embeddings.patch_embeddings.projection
+    if parametrize.is_parametrized(projection):
+        parametrize.remove_parametrizations(projection, "weight", leave_parametrized=True)
+
+
+def tower_loss(
+    logits: dict[str, Tensor], labels: Labels, balance: Balance
+) -> tuple[Tensor, dict[str, float]]:
     """The sum of the four losses, and each one for the log."""
     target_BTK = (labels.masks.flatten(2).transpose(1, 2) > _MASK_SHARE).float()
-    patch = F.binary_cross_entropy_with_logits(
-        logits["patch"].float(), target_BTK, pos_weight=torch.tensor(3.0)
-    )
+    patch = F.binary_cross_entropy_with_logits(logits["patch"].float(), target_BTK, pos_weight=balance.patch)
     known = labels.presence != IGNORED
+    weight = balance.presence.expand_as(labels.presence)[known]
     presence = F.binary_cross_entropy_with_logits(
-        logits["presence"].float()[known], labels.presence[known].float()
+        logits["presence"].float()[known], labels.presence[known].float(), pos_weight=weight
     )
     graded = labels.severity != IGNORED
     severity = logits["severity"].float()[graded]

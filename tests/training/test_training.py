@@ -98,7 +98,14 @@ def test_the_micro_recipe_makes_a_model_that_the_product_loads(tmp_path: Path) -
     from cxr_assistant.training.train import train
 
     recipe = replace(
-        MICRO, phantoms=32, first_phantoms=32, validation=16, tower_steps=3, align_steps=1, instruct_steps=2
+        MICRO,
+        phantoms=32,
+        first_phantoms=32,
+        validation=16,
+        coarse_steps=2,
+        fine_steps=2,
+        align_steps=1,
+        instruct_steps=2,
     )
     lines: list[str] = []
     folder = train(recipe, tmp_path / "model", tmp_path / "work", lines.append, processes=1)
