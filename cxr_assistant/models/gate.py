@@ -71,12 +71,13 @@ class PhantomGate:
     @classmethod
     def load(cls, path: Path) -> PhantomGate:
         """Read what `save` wrote; raises CorruptWeights when it is something else."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
             stored = load_file(path)
             return cls(stored["mean"].float(), stored["whitening"].float(), float(stored["threshold"]))
-        except (KeyError, ValueError, OSError) as error:
+        except (KeyError, ValueError, OSError, SafetensorError) as error:
             raise CorruptWeights(
                 "The phantom gate of the embedded model cannot be read.", hint="Restore weights/embedded."
             ) from error
