@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from cxr_assistant.checkpoints.spec import Checkpoint
 from cxr_assistant.conversation import Conversation, Role
-from cxr_assistant.errors import GenerationError, MissingRadiograph
+from cxr_assistant.errors import GenerationError, MissingRadiograph, UnsupportedTask
 from cxr_assistant.generation import Notice
 from cxr_assistant.study import Radiograph, Study
 from cxr_assistant.tasks import Task
@@ -86,6 +86,11 @@ def put_in_words(conversation: Conversation, checkpoint: Checkpoint, task: Task)
     if conversation.turns and conversation.turns[-1].role is Role.USER and conversation.last_question.strip():
         return conversation
     wording = checkpoint.tasks.get(task)
+    if wording is None and task is not Task.QUESTION:
+        raise UnsupportedTask(
+            f"{checkpoint.title} has no words of its own to {deed(task)}; it has: {task_names(checkpoint)}.",
+            hint="Choose one of these, or put the request into your own words.",
+        )
     if wording is None or wording.needs_text:
         raise GenerationError(
             "The question is empty.", hint="Write what you want to know.", code="empty_question"

@@ -89,6 +89,11 @@ def test_an_empty_question_is_refused(assistant: Assistant) -> None:
             assistant.respond(STUDY, empty, Task.QUESTION)
 
 
+def test_a_task_without_words_needs_those_of_a_person(assistant: Assistant) -> None:
+    with pytest.raises(UnsupportedTask, match="no words of its own to differential diagnosis"):
+        assistant.respond(STUDY, Conversation(), Task.DIFFERENTIAL, checkpoint="embedded")
+
+
 def test_a_question_without_a_film_is_refused_before_the_worker_is_asked(
     assistant: Assistant, worker: ScriptedWorker
 ) -> None:
