@@ -155,6 +155,7 @@ def test_a_real_film_is_refused_in_one_sentence(run, worker, film) -> None:
         (("report", "nowhere.png", "--temperature", "9"), "temperature is 9.0; allowed: 0 to 2."),
         (("inspect", "nowhere.png"), "nowhere.png: There is no such file."),
         (("inspect", "a.png", "b.png", "--png", "c.png"), "--png writes one film; 2 files were given."),
+        (("report", "nowhere.png", "--out", "."), "The file given with --out cannot be written."),
         (("phantom", "--finding", "flu"), "Unknown finding 'flu'; allowed: none, pleural-effusion"),
         (("phantom", "--finding", "nodule:left:right"), "'right' says nothing more about a finding"),
         (("phantom", "--view", "oblique"), "The view is 'oblique'; allowed: PA, AP, LATERAL."),
@@ -190,6 +191,11 @@ def test_inspect_shows_the_facts_of_a_film_and_nothing_of_the_patient(run, film)
     (line,) = objects(out)
     assert (code, line["status"], line["width"], line["height"]) == (0, "ok", 64, 64)
     assert {"patient_hash", "day_offset"}.isdisjoint(line)
+
+
+def test_inspect_says_where_it_cannot_write(run, film, tmp_path: Path) -> None:
+    code, _, err = run("inspect", film(), "--png", tmp_path)
+    assert (code, err) == (2, "The file given with --png cannot be written. Choose another.\n")
 
 
 def test_inspect_writes_the_film_as_people_see_it(run, film, tmp_path: Path) -> None:

@@ -85,4 +85,7 @@ def _write_png(radiograph: Radiograph, target: Path) -> None:
     from cxr_assistant.imaging.rendering import encode_png, render_for_people
 
     pixels = np.rint(render_for_people(radiograph) * 255).astype(np.uint8)
-    target.write_bytes(encode_png(pixels))
+    try:
+        target.write_bytes(encode_png(pixels))
+    except OSError as error:
+        raise SettingsError("The file given with --png cannot be written.", hint="Choose another.") from error

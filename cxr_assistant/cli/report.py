@@ -81,9 +81,9 @@ class Reporter:
     num_skipped: int = 0
 
     def run(self, batches: list[list[str]]) -> None:
-        done = _read_done(self.arguments.out)
         started = time.monotonic()
         with _appending(self.arguments.out) as sink:
+            done = _read_done(self.arguments.out)
             for index, films in enumerate(batches, 1):
                 self._step(films, done, sink, f"{index} of {len(batches)}")
         if len(batches) > 1:
@@ -141,7 +141,7 @@ def _read_done(out: Path | None) -> set[str]:
 
 
 def _lines(out: Path) -> Iterator[dict[str, Any]]:
-    for text in out.read_text("utf-8").splitlines():
+    for text in out.read_text("utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
         except ValueError:
