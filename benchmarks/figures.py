@@ -13,6 +13,7 @@ from cxr_assistant.evaluation.metrics import (
     Estimate,
     ReportLabels,
     accuracy,
+    accuracy_by_sample,
     majority_accuracy,
     presence,
     severity_accuracy,
@@ -24,6 +25,7 @@ __all__ = ["TARGETS", "figures", "judge", "swap_figures"]
 
 KINDS = tuple(str(kind) for kind in FindingKind)
 BLIND_MARGIN = 0.05
+_OTHER = {"left": "right", "right": "left"}
 
 
 def figures(readings: Sequence[PhantomReading]) -> dict[str, Any]:
@@ -34,8 +36,7 @@ def figures(readings: Sequence[PhantomReading]) -> dict[str, Any]:
     answers = [r.answer for r in readings]
     replaced = [r.answer_replaced for r in readings]
     views = [r.view for r in readings]
-    yes_no = [question for r in readings for question in r.questions]
-    asked = [q.truth for q in yes_no]
+    asked = [[q.truth for q in r.questions] for r in readings]
     found, found_replaced = presence(truths, answers, KINDS), presence(truths, replaced, KINDS)
     return {
         "num": len(readings),
@@ -67,13 +68,11 @@ def figures(readings: Sequence[PhantomReading]) -> dict[str, Any]:
             _majority_severity(truths),
         ),
         "yes_no": _beside(
-            accuracy(asked, [q.answer for q in yes_no]),
-            accuracy(asked, [q.answer_replaced for q in yes_no]),
-            majority_accuracy(asked),
+            accuracy_by_sample(asked, [[q.answer for q in r.questions] for r in readings]),
+            accuracy_by_sample(asked, [[q.answer_replaced for q in r.questions] for r in readings]),
+            majority_accuracy([truth for truths_of_one in asked for truth in truths_of_one]),
         ),
-        "exact_reports": float(
-            np.mean([truth == answer for truth, answer in zip(truths, answers, strict=True)])
-        ),
+        "exact_reports": float(np.mean([r.is_admitted and r.truth == r.answer for r in readings])),
     }
 
 
@@ -83,18 +82,18 @@ def swap_figures(readings: Sequence[SwapReading]) -> dict[str, Any]:
     Swapped means right on both films. On mirrored pixels heart and side marker are mirrored as well; a
     report should follow the picture, and one that declines the film does not.
     """
-    other = {"left": "right", "right": "left"}
-    swapped = [
-        "yes" if (r.answered, r.answered_other_side) == (r.side, other[r.side]) else "no" for r in readings
-    ]
-    mirrored = ["yes" if r.answered_mirrored_pixels == other[r.side] else "no" for r in readings]
     if not readings:
         return {"num": 0}
-    expected = ["yes"] * len(readings)
+    patients = [[r for r in readings if r.seed == seed] for seed in dict.fromkeys(r.seed for r in readings)]
+
+    def share(follows: Callable[[SwapReading], bool]) -> dict[str, Any]:
+        found = [["yes" if follows(r) else "no" for r in patient] for patient in patients]
+        return asdict(accuracy_by_sample([["yes"] * len(patient) for patient in patients], found))
+
     return {
         "num": len(readings),
-        "swapped": asdict(accuracy(expected, swapped)),
-        "mirrored_pixels": asdict(accuracy(expected, mirrored)),
+        "swapped": share(lambda r: (r.answered, r.answered_other_side) == (r.side, _OTHER[r.side])),
+        "mirrored_pixels": share(lambda r: r.answered_mirrored_pixels == _OTHER[r.side]),
     }
 
 
@@ -119,6 +118,11 @@ def _above_constant(figure: str) -> Callable[[dict[str, Any]], float | None]:
     return excess
 
 
+def _refused_share(results: dict[str, Any]) -> float | None:
+    films = results.get("real_films", {"num": 0})
+    return films["num_refused"] / films["num"] if films["num"] else None
+
+
 TARGETS = (
     Target("view accuracy", 0.99, _value("view")),
     Target("macro-F1 of presence", 0.95, _value("macro_f1")),
@@ -137,6 +141,7 @@ TARGETS = (
             ("yes/no", "yes_no"),
         )
     ),
+    Target("gate refuses real films (--films)", 1.0, _refused_share),
 )
 
 

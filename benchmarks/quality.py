@@ -53,7 +53,7 @@ def main() -> int:
         unseen = _gather(
             pool, "unseen anatomy", _read, _chunks(UNSEEN_ANATOMY_SEEDS.first, given.num_unseen), "unseen"
         )
-        first_pair = TEST_SEEDS.first + TEST_SEEDS[1] // 2
+        first_pair = TEST_SEEDS.first + TEST_SEEDS.size // 2
         swaps = _gather(pool, "side-swapped pairs", _swap, _chunks(first_pair, given.num_pairs))
         films = list(pool.map(_refuses, _films(given.films)))
     refusals = [is_refused for is_refused in films if is_refused is not None]
@@ -97,7 +97,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def _chunks(first: int, num: int) -> list[range]:
-    """Seeds in groups that lend each other their images; no group has a single member."""
+    """Seeds in groups that lend each other their images; no group has a single member, unless it is alone."""
+    if num < 2:
+        return [range(first, first + num)] * num
     starts = range(first, first + num - 1, CHUNK)
     ends = [*starts[1:], first + num]
     return [range(start, end) for start, end in zip(starts, ends, strict=True)]

@@ -24,6 +24,7 @@ __all__ = [
     "Presence",
     "ReportLabels",
     "accuracy",
+    "accuracy_by_sample",
     "majority_accuracy",
     "presence",
     "severity_accuracy",
@@ -134,6 +135,19 @@ def accuracy(truths: Sequence[str], answers: Sequence[str | None], *, seed: int 
     return _share(right, np.ones(len(right)), seed, num_unscored=sum(answer is None for answer in answers))
 
 
+def accuracy_by_sample(
+    truths: Sequence[Sequence[str]], answers: Sequence[Sequence[str | None]], *, seed: int = 0
+) -> Estimate:
+    """As `accuracy`, of several answers about each sample: the interval is over samples, whose answers are
+    right or wrong together, and not over answers."""
+    _require_pairs(truths, answers)
+    cases = [
+        [t == a for t, a in zip(truth, answer, strict=True)]
+        for truth, answer in zip(truths, answers, strict=True)
+    ]
+    return _share_of_cases(cases, seed, num_unscored=sum(a is None for answer in answers for a in answer))
+
+
 def majority_accuracy(truths: Sequence[str]) -> float | None:
     """Accuracy of the best constant answer."""
     return Counter(truths).most_common(1)[0][1] / len(truths) if truths else None
@@ -181,10 +195,10 @@ def _severity_cases(truth: ReportLabels, answer: ReportLabels) -> list[bool]:
     return cases
 
 
-def _share_of_cases(cases: Sequence[Sequence[bool]], seed: int) -> Estimate:
+def _share_of_cases(cases: Sequence[Sequence[bool]], seed: int, num_unscored: int = 0) -> Estimate:
     right = np.array([sum(case) for case in cases], dtype=float)
     total = np.array([len(case) for case in cases], dtype=float)
-    return _share(right, total, seed)
+    return _share(right, total, seed, num_unscored)
 
 
 def _share(right_S: Floats, total_S: Floats, seed: int, num_unscored: int = 0) -> Estimate:

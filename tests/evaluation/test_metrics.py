@@ -10,6 +10,7 @@ from cxr_assistant.evaluation.metrics import (
     FindingLabel,
     ReportLabels,
     accuracy,
+    accuracy_by_sample,
     majority_accuracy,
     presence,
     severity_accuracy,
@@ -35,6 +36,18 @@ def test_f1_is_counted_as_by_hand() -> None:
     assert scores.f1["effusion"].value == pytest.approx(2 * 2 / (3 + 3))
     assert scores.precision["effusion"].value == pytest.approx(2 / 3)
     assert scores.recall["effusion"].value == pytest.approx(2 / 3)
+
+
+def test_answers_about_one_sample_are_right_or_wrong_together() -> None:
+    right = [sample % 4 != 0 for sample in range(40)]
+    truths = [["yes"] * 10 for _ in right]
+    answers = [["yes" if is_right else None] * 10 for is_right in right]
+    by_sample = accuracy_by_sample(truths, answers)
+    by_answer = accuracy([t for ts in truths for t in ts], [a for row in answers for a in row])
+    assert (by_sample.value, by_sample.num, by_sample.num_unscored) == (0.75, 400, 100)
+    assert by_answer.value == 0.75
+    widths = [e.high - e.low for e in (by_sample, by_answer) if e.high is not None and e.low is not None]
+    assert widths[0] > 2 * widths[1]
 
 
 def test_a_finding_that_never_occurs_is_unscored_and_counted() -> None:

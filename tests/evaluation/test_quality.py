@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import reading
 from benchmarks.figures import TARGETS, figures, judge, swap_figures
+from benchmarks.quality import _chunks
 from benchmarks.reading import Reader, read_phantoms, read_swaps, read_view, read_yes_no
 from cxr_assistant.imaging.phantom import Phantom, make_phantom
 from cxr_assistant.study import Radiograph
@@ -87,7 +88,7 @@ def test_one_sentence_for_all_films_scores_no_better_than_the_constant_answer(
 def test_a_reader_that_declines_every_film_is_counted_as_wrong(drawn: dict[str, Phantom]) -> None:
     results = results_of(lambda radiograph, task, question: None)
     test = results["test"]
-    assert (test["gate_admits"], test["view"]["value"]["value"]) == (0.0, 0.0)
+    assert (test["gate_admits"], test["view"]["value"]["value"], test["exact_reports"]) == (0.0, 0.0, 0.0)
     assert test["yes_no"]["value"]["num_unscored"] == test["yes_no"]["value"]["num"]
     assert test["side"]["value"]["value"] is None
     assert not any(verdict["is_reached"] for verdict in judge(results)[:7])
@@ -97,6 +98,28 @@ def test_every_target_gets_a_verdict(oracle_results: dict[str, Any]) -> None:
     verdicts = judge(oracle_results)
     assert [verdict["name"] for verdict in verdicts] == [target.name for target in TARGETS]
     assert all(verdict["is_reached"] for verdict in verdicts[:7])
+
+
+@pytest.mark.parametrize(
+    ("films", "is_reached"),
+    [
+        pytest.param({"num": 3, "num_refused": 3}, True, id="all"),
+        pytest.param({"num": 3, "num_refused": 2}, False, id="not-all"),
+        pytest.param({"num": 0, "num_refused": 0}, False, id="not-measured"),
+    ],
+)
+def test_a_real_film_that_is_read_misses_a_target(
+    oracle_results: dict[str, Any], films: dict[str, int], is_reached: bool
+) -> None:
+    verdict = judge({**oracle_results, "real_films": films})[-1]
+    assert (verdict["name"], verdict["is_reached"]) == ("gate refuses real films (--films)", is_reached)
+
+
+@pytest.mark.parametrize("num", [0, 1, 2, 21, 40])
+def test_every_seed_is_in_one_group(num: int) -> None:
+    groups = _chunks(100, num)
+    assert [seed for group in groups for seed in group] == list(range(100, 100 + num))
+    assert num < 2 or min(map(len, groups)) >= 2
 
 
 @pytest.mark.parametrize(
