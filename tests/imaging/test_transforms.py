@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,8 @@ from cxr_assistant.imaging.transforms import ImageSpec, ResizeRule, crop_box, pr
 from cxr_assistant.settings import PROJECT_ROOT
 from cxr_assistant.study import Radiograph
 
-GOLDEN = Path(os.environ.get("CXR_GOLDEN_DIR") or PROJECT_ROOT / "tests" / "fixtures" / "golden")
+# The copies alone: sizes and cases below are theirs. tests/checkpoints takes those of CXR_GOLDEN_DIR.
+GOLDEN = PROJECT_ROOT / "tests" / "fixtures" / "golden"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CXR_LLAVA = dict(
@@ -29,12 +29,6 @@ CXR_LLAVA = dict(
     resampling="lanczos",
     rendering=Rendering.DISPLAY,
 )
-
-
-def golden(name: str) -> Path:
-    if not (GOLDEN / name).is_dir():
-        pytest.skip(f"the golden fixture {name} is not in {GOLDEN.name}")
-    return GOLDEN / name
 
 
 def pixels_of(path: Path) -> NDArray[np.uint8]:
@@ -48,7 +42,7 @@ def crop_spec(size_px: int) -> ImageSpec:
 
 @pytest.mark.parametrize("case", [0, 1, 2], ids=["square", "landscape", "portrait-smaller-than-target"])
 def test_llava_rad_pixels_are_exact(case: int) -> None:
-    folder = golden("llava_rad_tiny")
+    folder = GOLDEN / "llava_rad_tiny"
     expected = load_file(folder / "golden.safetensors")[f"case{case}.pixel_values"]
     prepared = prepare_pixels(pixels_of(folder / "images" / f"case{case}.png"), crop_spec(56))
     np.testing.assert_array_equal(prepared, expected)
@@ -56,7 +50,7 @@ def test_llava_rad_pixels_are_exact(case: int) -> None:
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_chexagent_pixels_are_equal(number: int) -> None:
-    folder = golden("chexagent_tiny")
+    folder = GOLDEN / "chexagent_tiny"
     half = (0.5, 0.5, 0.5)
     spec = ImageSpec(64, 3, half, half, ResizeRule.SQUASH, "bicubic", Rendering.DISPLAY)
     expected = np.load(folder / "goldens.npz")[f"pixel_values_{number}"]
@@ -66,7 +60,7 @@ def test_chexagent_pixels_are_equal(number: int) -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_cxr_llava_pixels_are_equal(number: int) -> None:
-    folder = golden("cxr_llava_tiny")
+    folder = GOLDEN / "cxr_llava_tiny"
     expected = load_file(folder / "golden_fp32.safetensors")[f"img{number}.pixel_values"][0]
     prepared = prepare_pixels(pixels_of(folder / "images" / f"img{number}.png"), ImageSpec(64, **CXR_LLAVA))
     np.testing.assert_allclose(prepared, expected, atol=1e-6)
@@ -74,7 +68,7 @@ def test_cxr_llava_pixels_are_equal(number: int) -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_cxr_llava_pixels_at_the_published_size_are_exact(number: int) -> None:
-    folder = golden("cxr_llava_tiny")
+    folder = GOLDEN / "cxr_llava_tiny"
     expected = json.loads((folder / "golden.json").read_text())["preprocess_512"][number]
     prepared = prepare_pixels(pixels_of(folder / "images" / f"img{number}.png"), ImageSpec(512, **CXR_LLAVA))
     assert hashlib.sha256(prepared.tobytes()).hexdigest() == expected["sha256_f32"]
