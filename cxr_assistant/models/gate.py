@@ -57,16 +57,19 @@ class PhantomGate:
     threshold: float
 
     @classmethod
-    def fit(cls, features: Tensor, *, admit: float, shrinkage: float = 0.02) -> PhantomGate:
-        """Fit on (N, F) features of one half of the phantoms and set the threshold on the other half."""
-        fitted, held = features[::2].double(), features[1::2].double()
-        mean = fitted.mean(dim=0)
-        covariance = torch.cov(fitted.T)
-        covariance += shrinkage * covariance.diagonal().mean() * torch.eye(len(mean), dtype=torch.double)
+    def fit(
+        cls, features: Tensor, held_out: Tensor, *, admit: float, slack: float, shrinkage: float = 0.02
+    ) -> PhantomGate:
+        """The cloud of (N, F) features; the threshold: `slack` times the `admit` quantile of others."""
+        cloud = features.double()
+        covariance = torch.cov(cloud.T)
+        covariance += (
+            shrinkage * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.double)
+        )
         whitening = torch.linalg.cholesky(torch.linalg.inv(covariance))
-        gate = cls(mean.float(), whitening.float(), 0.0)
-        distances = gate.distance(held.float())
-        return cls(gate.mean, gate.whitening, float(torch.quantile(distances, admit)))
+        gate = cls(cloud.mean(dim=0).float(), whitening.float(), 0.0)
+        threshold = slack * float(torch.quantile(gate.distance(held_out), admit))
+        return cls(gate.mean, gate.whitening, threshold)
 
     @classmethod
     def load(cls, path: Path) -> PhantomGate:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cxr_assistant.errors import PhantomError
 from cxr_assistant.imaging.transforms import ImageSpec
 from cxr_assistant.training.data import Shard, read_shard, write_shard
 
@@ -88,9 +89,19 @@ class Pool:
             path = self.job.shard_path(len(self.shards))
             if not path.with_suffix(".json").exists():
                 self.report(f"waiting for phantoms: {self.available} of {count} rendered")
-            while not path.with_suffix(".json").exists():
-                time.sleep(1.0)
+            self._wait_for(path.with_suffix(".json"))
             self.shards.append(read_shard(path))
+
+    @staticmethod
+    def _wait_for(marker: Path, patience_s: float = 1200.0) -> None:
+        """Wait for a shard; raises PhantomError when the renderers seem to be gone."""
+        deadline = time.monotonic() + patience_s
+        while not marker.exists():
+            if time.monotonic() > deadline:
+                raise PhantomError(
+                    f"No phantoms arrived for {patience_s:.0f} seconds.", hint="Start the training again."
+                )
+            time.sleep(1.0)
 
     def locate(self, indices: np.ndarray) -> list[tuple[Shard, int]]:
         return [(self.shards[index // SHARD_SIZE], int(index % SHARD_SIZE)) for index in indices]

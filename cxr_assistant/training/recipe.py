@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from cxr_assistant.imaging.rendering import Rendering
@@ -31,13 +32,19 @@ class Recipe:
     validation: int = 500
     batch: int = 32
     coarse_steps: int = 2_400  # large structures first, plain losses
-    fine_steps: int = 2_400  # then small ones: whitened patches, balanced losses
+    fine_steps: int = 2_800  # then small ones: whitened patches, balanced losses
     tower_rate: float = 5e-4
     feature_views: int = 2  # augmented versions of each picture whose features the language model sees
     align_steps: int = 150
-    instruct_steps: int = 2_000
+    instruct_steps: int = 1_600
     language_rate: float = 1.5e-3
     questions_per_picture: int = 6
+    gate_films: int = 800  # unseen phantoms at the product's own size, for the gate's threshold
+
+    @property
+    def fingerprint(self) -> str:
+        """Short name of everything that decides what is trained: states of other recipes are not taken up."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
 
     @property
     def tower_steps(self) -> int:
@@ -63,6 +70,6 @@ class Recipe:
 EMBEDDED = Recipe()
 MICRO = Recipe(
     image_px=64, tower_width=64, tower_layers=2, language_width=64, language_layers=2, vocabulary=512,
-    phantoms=250, first_phantoms=250, validation=50, batch=16,
+    phantoms=100, first_phantoms=100, validation=50, gate_films=40, batch=16,
     coarse_steps=10, fine_steps=10, align_steps=4, instruct_steps=16,
 )  # fmt: skip

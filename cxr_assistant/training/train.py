@@ -20,7 +20,8 @@ import torch
 
 from cxr_assistant.checkpoints.embedded import CHAT_TEMPLATE
 from cxr_assistant.checkpoints.folder import load_llava, write_llava
-from cxr_assistant.imaging.phantom import TRAINING_SEEDS, VALIDATION_SEEDS
+from cxr_assistant.imaging.phantom import TRAINING_SEEDS, VALIDATION_SEEDS, make_phantom
+from cxr_assistant.imaging.transforms import prepare
 from cxr_assistant.models.gate import PhantomGate, picture_features
 from cxr_assistant.training.language import train_tokenizer
 from cxr_assistant.training.pool import Pool, RenderJob, render_all
@@ -33,7 +34,7 @@ from cxr_assistant.training.tower import TowerTeacher
 __all__ = ["EMBEDDED", "MICRO", "train"]
 
 Report = Callable[[str], None]
-_ADMITTED = 0.9985  # share of held-out phantoms under the gate's threshold
+_ADMITTED, _SLACK = 0.995, 1.1  # the threshold: this quantile of held-out phantoms, and some air
 
 
 def train(
@@ -62,8 +63,10 @@ def train(
 def _jobs(recipe: Recipe, work: Path) -> tuple[RenderJob, RenderJob]:
     spec, patches = recipe.image_spec, recipe.patches
     return (
-        RenderJob(work / "phantoms", TRAINING_SEEDS.first, recipe.phantoms, spec, patches),
-        RenderJob(work / "unseen", VALIDATION_SEEDS.first, recipe.validation, spec, patches),
+        RenderJob(work / f"phantoms-{recipe.image_px}", TRAINING_SEEDS.first, recipe.phantoms, spec, patches),
+        RenderJob(
+            work / f"unseen-{recipe.image_px}", VALIDATION_SEEDS.first, recipe.validation, spec, patches
+        ),
     )
 
 
@@ -75,7 +78,7 @@ def _train_member(team: Team, recipe: Recipe, output: Path, work: Path, report: 
     """What each process of the team does; the first one writes."""
     train_job, check_job = _jobs(recipe, work)
     pool, validation = Pool(train_job, report), Pool(check_job, report)
-    teacher = train_tower(pool, validation, recipe, report, work / f"tower-{recipe.tower_steps}.pt", team)
+    teacher = train_tower(pool, validation, recipe, report, work / f"tower-{recipe.fingerprint}.pt", team)
     pool.grow_to(recipe.phantoms)
     _teach_language(recipe, teacher, pool, output, report, team)
 
@@ -103,15 +106,25 @@ def write_student(student: Any, tokenizer: Any, recipe: Recipe, output: Path) ->
     fresh.rename(output)
 
 
+@torch.inference_mode()
 def fit_gate(folder: Path, pool: Pool, recipe: Recipe, report: Report, count: int = 4000) -> PhantomGate:
-    """Calibrate the gate on features of the stored model, so that its rounding is part of it."""
+    """Calibrate the gate on features of the stored model, so that its rounding is part of it.
+
+    The cloud comes from the pool and from half of the unseen phantoms at the product's own size; the
+    threshold from the other half, which neither the tower nor the cloud has seen.
+    """
     model = load_llava(folder, recipe.image_spec, device="cpu", precision="fp32")
-    features = []
-    with torch.inference_mode():
-        for start in range(0, min(count, pool.available), 50):
-            indices = np.arange(start, min(start + 50, pool.available))
-            features.append(picture_features(model, normalise(pool.images(indices), recipe)))
-    gate = PhantomGate.fit(torch.cat(features), admit=_ADMITTED)
+    seen = [
+        picture_features(model, normalise(pool.images(np.arange(start, min(start + 50, count))), recipe))
+        for start in range(0, min(count, pool.available), 50)
+    ]
+    seeds = VALIDATION_SEEDS.seeds()[recipe.validation : recipe.validation + recipe.gate_films]
+    films = [prepare(make_phantom(seed).radiograph, recipe.image_spec) for seed in seeds]
+    unseen = torch.cat([picture_features(model, torch.from_numpy(film)[None]) for film in films])
+    gate = PhantomGate.fit(torch.cat([*seen, unseen[::2]]), unseen[1::2], admit=_ADMITTED, slack=_SLACK)
     gate.save(folder / "gate.safetensors")
-    report(f"gate: threshold {gate.threshold:.2f} admits {_ADMITTED:.2%} of held-out phantoms")
+    admitted = float((gate.distance(unseen[1::2]) <= gate.threshold).float().mean())
+    report(
+        f"gate: threshold {gate.threshold:.2f} admits {admitted:.2%} of {len(unseen[1::2])} held-out phantoms"
+    )
     return gate

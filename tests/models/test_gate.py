@@ -17,18 +17,18 @@ def features() -> torch.Tensor:
 
 
 def test_the_threshold_admits_the_share_that_was_asked_for(features: torch.Tensor) -> None:
-    gate = PhantomGate.fit(features, admit=0.95)
+    gate = PhantomGate.fit(features[::2], features[1::2], admit=0.95, slack=1.0)
     admitted = (gate.distance(features[1::2]) <= gate.threshold).float().mean()
     assert admitted == pytest.approx(0.95, abs=0.01)
 
 
 def test_what_lies_far_from_phantoms_is_beyond_the_threshold(features: torch.Tensor) -> None:
-    gate = PhantomGate.fit(features, admit=0.99)
+    gate = PhantomGate.fit(features[::2], features[1::2], admit=0.99, slack=1.1)
     assert bool((gate.distance(features + 30.0) > gate.threshold).all())
 
 
 def test_a_stored_gate_measures_as_before(features: torch.Tensor, tmp_path: Path) -> None:
-    gate = PhantomGate.fit(features, admit=0.99)
+    gate = PhantomGate.fit(features[::2], features[1::2], admit=0.99, slack=1.1)
     gate.save(tmp_path / "gate.safetensors")
     stored = PhantomGate.load(tmp_path / "gate.safetensors")
     assert stored.threshold == pytest.approx(gate.threshold)

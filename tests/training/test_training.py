@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import Dinov2Model
 
-from cxr_assistant.checkpoints.embedded import prompt_pieces
+from cxr_assistant.checkpoints.embedded import build, prompt_pieces
 from cxr_assistant.imaging.phantom import make_phantom
+from cxr_assistant.models.gate import PhantomGate
+from cxr_assistant.settings import PROJECT_ROOT
 from cxr_assistant.training.data import IGNORED, PRESENCE, encode_phantom
 from cxr_assistant.training.language import (
     EOS,
@@ -18,8 +23,10 @@ from cxr_assistant.training.language import (
     sample_turns,
     train_tokenizer,
 )
-from cxr_assistant.training.recipe import MICRO
-from cxr_assistant.training.tower import augment
+from cxr_assistant.training.recipe import EMBEDDED, MICRO
+from cxr_assistant.training.stage_tower import tower_config
+from cxr_assistant.training.tower import augment, bake_patches, whiten_patches
+from cxr_assistant.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -90,26 +97,30 @@ def test_augmentation_never_flips() -> None:
 
 
 def test_the_micro_recipe_makes_a_model_that_the_product_loads(tmp_path: Path) -> None:
-    """Every step of the real recipe, small; the written folder answers through the product's own loader."""
-    from dataclasses import replace
-
-    from cxr_assistant.checkpoints.embedded import build
-    from cxr_assistant.models.gate import PhantomGate
-    from cxr_assistant.training.train import train
-
-    recipe = replace(
-        MICRO,
-        phantoms=32,
-        first_phantoms=32,
-        validation=16,
-        coarse_steps=2,
-        fine_steps=2,
-        align_steps=1,
-        instruct_steps=2,
-    )
+    """Every step of the real recipe in under a minute; the product's own loader reads the folder."""
     lines: list[str] = []
-    folder = train(recipe, tmp_path / "model", tmp_path / "work", lines.append, processes=1)
+    folder = train(MICRO, tmp_path / "model", tmp_path / "work", lines.append, processes=1)
     model = build(folder, device="cpu", precision="fp32")
-    assert model.processor.num_image_tokens == recipe.patches**2
+    assert model.processor.num_image_tokens == MICRO.patches**2
     assert PhantomGate.load(folder / "gate.safetensors").threshold > 0
-    assert any(line.startswith("instruct 2/2") for line in lines)
+    assert any(line.startswith(f"instruct {MICRO.instruct_steps}/") for line in lines)
+
+
+def test_the_committed_model_was_made_by_the_committed_recipe() -> None:
+    stored = json.loads((PROJECT_ROOT / "weights" / "embedded" / "recipe.json").read_text("utf-8"))
+    assert stored == asdict(EMBEDDED)
+
+
+def test_whitening_changes_the_coordinates_and_not_the_function() -> None:
+    tower = Dinov2Model(tower_config(MICRO)).eval()
+    pixels = torch.randn(4, 1, MICRO.image_px, MICRO.image_px, generator=torch.Generator().manual_seed(1))
+    before = tower(pixels).last_hidden_state
+    whiten_patches(tower, pixels)
+    torch.testing.assert_close(tower(pixels).last_hidden_state, before, atol=1e-4, rtol=1e-4)
+    bake_patches(tower)
+    torch.testing.assert_close(tower(pixels).last_hidden_state, before, atol=1e-4, rtol=1e-4)
+    assert "parametrizations" not in " ".join(tower.state_dict())
+
+
+def test_states_of_another_recipe_are_not_taken_up() -> None:
+    assert MICRO.fingerprint != EMBEDDED.fingerprint != replace(EMBEDDED, seed=1).fingerprint

@@ -83,8 +83,15 @@ def _describe_origin(dataset: FileDataset, phantom: Phantom) -> None:
 
 
 def _describe_view(dataset: FileDataset, phantom: Phantom) -> None:
+    from pydicom.dataset import Dataset
+
     lateral = phantom.view is ViewPosition.LATERAL
     dataset.BodyPartExamined = "CHEST"
+    region = Dataset()  # DX Anatomy Imaged, PS3.3 C.8.11.2: "Chest" in SNOMED CT
+    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "51185008", "SCT", "Chest"
+    dataset.AnatomicRegionSequence = [region]
+    dataset.AcquisitionContextSequence = []
+    dataset.DetectorType = ""
     dataset.ViewPosition = "LL" if lateral else phantom.view.value
     dataset.ImageLaterality = "U"
     dataset.PatientOrientation = list(phantom.radiograph.orientation or ())
