@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cxr_assistant.errors import StudyError
 from cxr_assistant.imaging.codestreams import JPEG_LS, Codestream, walk_jpeg, walk_jpeg2000
 from cxr_assistant.imaging.elements import PIXEL_DATA, DataSet, Encoding
-from cxr_assistant.imaging.refusals import refusal
+from cxr_assistant.imaging.refusals import colour_refusal, refusal
 
 __all__ = ["PixelLayout", "TransferSyntax", "decode_pixels", "transfer_syntax", "warm_up"]
 
@@ -114,7 +114,8 @@ def transfer_syntax(uid: str) -> TransferSyntax:
 def decode_pixels(data_set: DataSet, layout: PixelLayout, uid: str) -> Samples:
     """The stored values, (H, W) or (H, W, 3), in native byte order and with the sign they have.
 
-    Raises: truncated for native pixels that end early, bad_pixels for whatever does not decode.
+    Raises: truncated for native pixels that end early, unsupported for compressed RGB, bad_pixels for
+    whatever does not decode.
     """
     syntax = transfer_syntax(uid)
     is_encapsulated = data_set.fragments is not None
@@ -122,6 +123,9 @@ def decode_pixels(data_set: DataSet, layout: PixelLayout, uid: str) -> Samples:
         raise refusal("bad_pixels")
     if not is_encapsulated:
         return _native(data_set, layout, syntax.encoding)
+    if layout.samples != 1:
+        # Gray saved as RGB is read when it is native; compressed, it is too rare to pin decoders for.
+        raise colour_refusal()
     frame = memoryview(b"".join(data_set.fragments or ()))
     try:
         found = syntax.check(frame, layout) if syntax.check else None

@@ -25,7 +25,7 @@ from cxr_assistant.imaging.elements import (
 )
 from cxr_assistant.imaging.header import Header
 from cxr_assistant.imaging.pseudonyms import day_offset, patient_hash
-from cxr_assistant.imaging.refusals import check_size, refusal
+from cxr_assistant.imaging.refusals import check_size, colour_refusal, refusal
 from cxr_assistant.imaging.window_names import clean_explanation
 from cxr_assistant.study import LinearRescale, LookupTable, Radiograph, ViewPosition, VoiFunction, Window
 
@@ -207,12 +207,7 @@ def _check_photometric(photometric: str, samples: int) -> None:
     if samples != expected:
         raise refusal("bad_header")
     if photometric in _COLOUR - {"RGB"}:
-        raise _colour_refusal()
-
-
-def _colour_refusal() -> StudyError:
-    found = "Colour DICOM images are not supported; upload a grayscale radiograph."
-    return refusal("unsupported", found, hint="Export the original film.")
+        raise colour_refusal()
 
 
 def _to_gray(samples: NDArray[np.integer[Any]], photometric: str) -> NDArray[np.integer[Any]]:
@@ -221,7 +216,7 @@ def _to_gray(samples: NDArray[np.integer[Any]], photometric: str) -> NDArray[np.
         return samples
     red, green, blue = samples[..., 0], samples[..., 1], samples[..., 2]
     if not (np.array_equal(red, green) and np.array_equal(green, blue)):
-        raise _colour_refusal()
+        raise colour_refusal()
     return np.ascontiguousarray(green)
 
 

@@ -18,7 +18,7 @@ from cxr_assistant.errors import (
     UnusableImage,
 )
 
-__all__ = ["check_size", "refusal"]
+__all__ = ["check_size", "colour_refusal", "refusal"]
 
 MAX_UPLOAD_BYTES = 64 << 20
 MAX_PIXELS = 40_000_000  # the largest flat panels have about 18 million
@@ -78,6 +78,12 @@ def refusal(
     """The error of `code`, with its own line unless a better one is given."""
     line = _LINES[code]
     return (error or line.error)(message or line.message, hint=line.hint if hint is None else hint, code=code)
+
+
+def colour_refusal() -> StudyError:
+    """The error for a DICOM image in colour, or in a colour encoding that nobody takes apart."""
+    found = "Colour DICOM images are not supported; upload a grayscale radiograph."
+    return refusal("unsupported", found, hint="Export the original film.")
 
 
 def check_size(width: int, height: int) -> None:

@@ -19,6 +19,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
@@ -27,6 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from cxr_assistant.errors import UnsupportedTransferSyntax
 from cxr_assistant.imaging import notices
 from cxr_assistant.imaging.read import read_radiograph
 from cxr_assistant.imaging.rendering import modality_values, render_for_people
@@ -338,6 +340,17 @@ def test_gray_saved_as_rgb_is_gray() -> None:
     np.testing.assert_array_equal(read(pixels=pixels, bits=8, **capture).stored, gray)
     planar = read(pixels=pixels, bits=8, PixelData=gray.tobytes() * 3, PlanarConfiguration=1, **capture)
     np.testing.assert_array_equal(planar.stored, gray)
+
+
+@pytest.mark.parametrize("transfer_syntax", [JPEGBaseline8Bit, RLELossless], ids=["jpeg", "rle"])
+def test_compressed_rgb_is_refused_as_colour(transfer_syntax: str) -> None:
+    pixels = np.dstack([(THORAX >> 4).astype(np.uint8)] * 3)
+    if transfer_syntax == RLELossless:
+        file = builders.compressed(builders.data_set(pixels, 8), transfer_syntax)
+    else:
+        file = builders.encapsulated(builders.picture(pixels, "JPEG"), pixels, 8, transfer_syntax)
+    with pytest.raises(UnsupportedTransferSyntax, match="Colour DICOM images are not supported"):
+        read_radiograph(file)
 
 
 def test_tables_cross_the_process_border_whole() -> None:
