@@ -158,6 +158,10 @@ def test_a_real_film_is_refused_in_one_sentence(run, worker, film) -> None:
         (("report", "nowhere.png", "--out", "."), "The file given with --out cannot be written."),
         (("phantom", "--finding", "flu"), "Unknown finding 'flu'; allowed: none, pleural-effusion"),
         (("phantom", "--finding", "nodule:left:right"), "'right' says nothing more about a finding"),
+        (
+            ("phantom", "--finding", "none", "--finding", "nodule"),
+            "--finding none stands for a chest without findings; others were given as well.",
+        ),
         (("phantom", "--view", "oblique"), "The view is 'oblique'; allowed: PA, AP, LATERAL."),
         (("train", "--out", "m", "--processes", "0"), "--processes is 0; allowed: 1 or more."),
         (("serve", "--port", "99999"), "CXR_PORT is '99999'; allowed: a whole number from 0 to 65535."),

@@ -97,7 +97,14 @@ def truth_of(phantom: Phantom) -> dict[str, Any]:
 def _findings(texts: list[str] | None) -> list[FindingRequest] | None:
     if texts is None:
         return None
-    return [] if texts == ["none"] else [parse_finding(text) for text in texts]
+    if "none" not in texts:
+        return [parse_finding(text) for text in texts]
+    if set(texts) != {"none"}:
+        raise PhantomError(
+            "--finding none stands for a chest without findings; others were given as well.",
+            hint="Leave out one or the other.",
+        )
+    return []
 
 
 def _view(name: str | None) -> ViewPosition | None:
