@@ -24,7 +24,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in order. It grows by verbs that return a new value, so undo is a slice."""
+    """Turns in order. It grows by verbs that return a new value."""
 
     turns: tuple[Turn, ...] = ()
 
@@ -33,13 +33,6 @@ class Conversation:
 
     def answer(self, text: str, checkpoint: str = "") -> Conversation:
         return replace(self, turns=(*self.turns, Turn(Role.ASSISTANT, text, checkpoint)))
-
-    def before_last_question(self) -> Conversation:
-        """The conversation as it was before the last question; undo and retry start here."""
-        for index in range(len(self.turns) - 1, -1, -1):
-            if self.turns[index].role is Role.USER:
-                return replace(self, turns=self.turns[:index])
-        return Conversation()
 
     @property
     def last_question(self) -> str:
