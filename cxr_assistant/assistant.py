@@ -33,13 +33,17 @@ from cxr_assistant.generation import (
     SamplingParams,
     never_cancelled,
 )
-from cxr_assistant.settings import Settings, read_settings
+from cxr_assistant.settings import PRECISIONS, Settings, read_settings
+from cxr_assistant.store import Store, WeightStore
 from cxr_assistant.study import Radiograph, Study, ViewPosition
 from cxr_assistant.tasks import Task
 
 if TYPE_CHECKING:
+    from cxr_assistant.checkpoints.progress import OnProgress
+    from cxr_assistant.checkpoints.weights import FetchPlan
     from cxr_assistant.engine.worker import Health, Worker
     from cxr_assistant.imaging.phantom import Phantom
+    from cxr_assistant.models.precision import Fit
 
 __all__ = ["GREEDY", "Assistant", "load", "make_session_key", "read_study"]
 
@@ -57,12 +61,12 @@ class Assistant:
         *,
         checkpoint: str = "embedded",
         menu: Sequence[Checkpoint] | None = None,
-        is_ready: Callable[[Checkpoint], bool] = lambda _: False,
+        store: Store | None = None,
     ) -> None:
-        """`checkpoint` speaks when nobody chooses; `is_ready` tells whether weights are on this machine."""
+        """`checkpoint` speaks when nobody chooses; `store` keeps the weights, by default this machine's."""
         self._worker = worker
         self._menu = tuple(list_checkpoints() if menu is None else menu)
-        self._is_ready = is_ready
+        self._store = WeightStore() if store is None else store
         self.checkpoint = self.get_checkpoint(checkpoint).name
 
     def respond(
@@ -73,6 +77,7 @@ class Assistant:
         params: SamplingParams = GREEDY,
         *,
         checkpoint: str | None = None,
+        precision: str | None = None,
         is_cancelled: IsCancelled = never_cancelled,
     ) -> Iterator[GenerationEvent]:
         """Events of one answer: notices first, then what the worker streams; the last is Completed.
@@ -80,7 +85,7 @@ class Assistant:
         `checkpoint` is a person's explicit choice and is kept. Without one the default speaks, or, where it
         was not trained for `task`, a ready checkpoint that was (never the embedded model: it knows phantoms
         only). Without a question at the end of `conversation` the checkpoint's own words for the task are
-        asked.
+        asked. `precision` overrides the one in which the model would be loaded (see `list_fits`).
 
         Raises: MissingRadiograph, UnsupportedTask, UnknownCheckpoint at once; ForeignImage and what the
         worker raises while the events are read.
@@ -93,6 +98,7 @@ class Assistant:
             study=usable,
             conversation=put_in_words(conversation, chosen, task),
             params=params,
+            precision=precision,
         )
         return self._stream(chosen, (*choice_notices, *film_notices), request, is_cancelled)
 
@@ -154,6 +160,40 @@ class Assistant:
             f"Unknown checkpoint {name!r}; available: {names}.", hint="Choose one of these."
         )
 
+    def is_ready(self, name: str) -> bool:
+        """True when the checkpoint can answer without fetching or converting anything."""
+        return name in self._worker.health().resident or self._store.is_ready(self.get_checkpoint(name))
+
+    @property
+    def may_fetch(self) -> bool:
+        """Whether whoever sits in front of the page may add models to this machine."""
+        return self._store.may_fetch
+
+    def fetch_plan(self, name: str) -> FetchPlan:
+        """What `fetch` would download and write; raises DownloadFailed, MissingWeights, UnknownCheckpoint."""
+        return self._store.plan(self.get_checkpoint(name))
+
+    def is_licence_accepted(self, name: str) -> bool:
+        return self._store.is_licence_accepted(self.get_checkpoint(name))
+
+    def accept_licence(self, name: str) -> None:
+        """Remember that the terms of this checkpoint, as its card shows them, were accepted."""
+        self._store.accept_licence(self.get_checkpoint(name))
+
+    def fetch(self, name: str, on_progress: OnProgress, is_cancelled: IsCancelled = never_cancelled) -> None:
+        """Download, verify and convert; returns when the checkpoint can answer.
+
+        Raises: LicenceNotAccepted, DownloadFailed, NotEnoughDisk, CorruptWeights, WeightsMismatch.
+        """
+        self._store.fetch(self.get_checkpoint(name), on_progress, is_cancelled)
+
+    def list_fits(self, name: str) -> tuple[Fit, ...]:
+        """What each precision needs against what was free when the engine last said; empty before that."""
+        from cxr_assistant.models.precision import Footprint, list_fits
+
+        device, checkpoint = self._worker.health().device, self.get_checkpoint(name)
+        return list_fits(Footprint.estimate(checkpoint.num_parameters), device) if device else ()
+
     def warm_up(self, checkpoint: str | None = None) -> None:
         """Load a checkpoint before the first question is asked."""
         self._worker.load(checkpoint or self.checkpoint)
@@ -189,7 +229,7 @@ class Assistant:
 
     def _trained_for(self, task: Task) -> Checkpoint | None:
         able = (c for c in self._menu if task in c.tasks and not c.phantoms_only)
-        return next((c for c in able if self._is_ready(c)), None)
+        return next((c for c in able if self.is_ready(c.name)), None)
 
     def _stream(
         self,
@@ -221,26 +261,33 @@ def load(
     weights: str | Path | None = None,
     worker: Worker | str | None = None,
     settings: Settings | None = None,
+    *,
+    precision: str | None = None,
 ) -> Assistant:
     """An assistant that can answer; torch is first imported when the worker loads a model.
 
     `weights` is the folder of `checkpoint` itself, as published or converted; without it the embedded model
     and what was fetched before are there. `worker` is "inline" (this process), "process" (a process of its
-    own) or a ready worker; the environment decides what is None.
+    own) or a ready worker; `precision` is one of settings.PRECISIONS. The environment decides what is None.
     """
-    from cxr_assistant.checkpoints.weights import is_ready
-
     settings = settings or read_settings()
     settings = replace(
         settings,
         checkpoint=checkpoint or settings.checkpoint,
         checkpoint_dir=Path(weights) if weights is not None else settings.checkpoint_dir,
+        precision=_one_of_precisions(precision) if precision is not None else settings.precision,
     )
     return Assistant(
         _make_worker(worker or settings.worker, settings),
         checkpoint=settings.checkpoint,
-        is_ready=partial(is_ready, weights_dir=settings.weights_dir),
+        store=WeightStore(settings.weights_dir, may_fetch=settings.may_fetch),
     )
+
+
+def _one_of_precisions(precision: str) -> str:
+    if precision not in PRECISIONS:
+        raise SettingsError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}.")
+    return precision
 
 
 def make_session_key() -> bytes:

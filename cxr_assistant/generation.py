@@ -78,13 +78,17 @@ class SamplingParams:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """All that the worker needs for one answer; the newest turn of `conversation` is the question."""
+    """All that the worker needs for one answer; the newest turn of `conversation` is the question.
+
+    `precision` is what a person asked for; None leaves it to the settings and to what is in memory.
+    """
 
     checkpoint: str
     task: Task
     study: Study
     conversation: Conversation
     params: SamplingParams = field(default_factory=SamplingParams)
+    precision: str | None = None
 
 
 @dataclass(frozen=True)

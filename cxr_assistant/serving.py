@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_assistant.checkpoints.spec import Checkpoint, CheckpointModule, find_module, get_checkpoint
 from cxr_assistant.checkpoints.weights import locate
-from cxr_assistant.errors import CheckpointError
+from cxr_assistant.errors import CheckpointError, OutOfMemory, SettingsError
 from cxr_assistant.generation import (
     Completed,
     FinishReason,
@@ -29,6 +29,7 @@ from cxr_assistant.settings import Settings
 
 if TYPE_CHECKING:
     from cxr_assistant.engine.engine import Engine
+    from cxr_assistant.models.precision import Device
     from cxr_assistant.models.vlm import Prompt, VisionLanguageModel
 
 __all__ = ["CheckpointService", "make_service"]
@@ -63,6 +64,7 @@ class _Resident:
     module: CheckpointModule
     model: VisionLanguageModel
     gate: Any
+    precision: str
 
 
 class CheckpointService:
@@ -81,6 +83,16 @@ class CheckpointService:
     def resident(self) -> tuple[str, ...]:
         return tuple(self._residents)
 
+    @property
+    def device(self) -> Device | None:
+        """What the engine computes on, and what is free there now; None where the setting names none."""
+        from cxr_assistant.models.precision import read_device
+
+        try:
+            return read_device(self._settings.device)
+        except SettingsError:
+            return None  # said to the person who asks
+
     def load(self, checkpoint: str) -> None:
         """Bring a checkpoint into memory. Raises CheckpointError, or OutOfMemory when nothing fits."""
         self._get(checkpoint)
@@ -93,7 +105,9 @@ class CheckpointService:
         if is_cancelled():
             yield Completed(FinishReason.CANCELLED, Usage())
             return
-        resident = self._get(request.checkpoint)
+        resident, remark = self._get(request.checkpoint, request.precision)
+        if remark is not None:
+            yield remark
         prompt = _render(resident, request)
         yield from _check_gate(resident, prompt)
         events = self._engine.generate(resident.model, prompt, request.params, is_cancelled)
@@ -103,15 +117,23 @@ class CheckpointService:
         for event in events:
             yield _signed(event, resident.checkpoint)
 
-    def _get(self, name: str) -> _Resident:
+    def _get(self, name: str, asked: str | None = None) -> tuple[_Resident, Notice | None]:
+        """The checkpoint in memory, in the precision that was asked for; a remark when it was just loaded
+        in one that a person should know of."""
+        asked, remark = asked or self._settings.precision, None
         with self._loading:
-            if name not in self._residents:
+            if not self._has(name, asked):
                 checkpoint = get_checkpoint(name)
                 folder = locate(checkpoint, self._given_folder(name), weights_dir=self._settings.weights_dir)
+                self._residents.pop(name, None)
                 self._make_room()
-                self._residents[name] = self._build(checkpoint, folder)
+                self._residents[name] = self._build(checkpoint, folder, asked)
+                remark = _remark_on(self._residents[name], asked)
             self._residents.move_to_end(name)
-            return self._residents[name]
+            return self._residents[name], remark
+
+    def _has(self, name: str, asked: str) -> bool:
+        return name in self._residents and asked in ("auto", self._residents[name].precision)
 
     def _given_folder(self, name: str) -> Path | None:
         return self._settings.checkpoint_dir if name == self._settings.checkpoint else None
@@ -120,27 +142,46 @@ class CheckpointService:
         while len(self._residents) >= self._max_resident:
             self._residents.popitem(last=False)
 
-    def _build(self, checkpoint: Checkpoint, folder: Path) -> _Resident:
+    def _build(self, checkpoint: Checkpoint, folder: Path, asked: str) -> _Resident:
         """Build in the best precision that fits, after the least recently used have left if they must."""
-        device, precision = self._fit(checkpoint)
-        module = find_module(checkpoint.name)
-        model = module.build(folder, device=device, precision=precision)
-        return _Resident(checkpoint, module, model, _load_gate(checkpoint, folder))
+        from cxr_assistant.engine.memory import memory_guard
 
-    def _fit(self, checkpoint: Checkpoint) -> tuple[str, str]:
-        from cxr_assistant.errors import OutOfMemory
+        _return_memory()  # what an earlier load that failed had taken
+        device, precision = self._fit(checkpoint, asked)
+        module = find_module(checkpoint.name)
+        with memory_guard(f"loading {checkpoint.title} in {precision}"):
+            model = module.build(folder, device=device, precision=precision)
+        return _Resident(checkpoint, module, model, _load_gate(checkpoint, folder), precision)
+
+    def _fit(self, checkpoint: Checkpoint, asked: str) -> tuple[str, str]:
         from cxr_assistant.models.precision import Footprint, choose_fit, read_device
 
         footprint = Footprint.estimate(checkpoint.num_parameters)
         while True:
             device = read_device(self._settings.device)
             try:
-                return device.name, choose_fit(footprint, device).precision
+                # Only an empty device may send layers to the disk: another model is worth less than that.
+                fit = choose_fit(footprint, device, asked, may_offload=not self._residents)
             except OutOfMemory:
                 if not self._residents:
                     raise
                 self._residents.popitem(last=False)
                 _return_memory()
+            else:
+                return device.name, fit.precision.value
+
+
+def _remark_on(resident: _Resident, asked: str) -> Notice | None:
+    """What a person should know of the precision that was chosen for them."""
+    if asked != "auto" or resident.precision not in ("int8", "nf4", "offload"):
+        return None
+    what = (
+        "is read from disk layer by layer, which takes seconds per token"
+        if resident.precision == "offload"
+        else f"was loaded in {resident.precision}, which rounds its weights"
+    )
+    text = f"{resident.checkpoint.title} {what}: the memory here does not hold half precision."
+    return Notice(text, code="lowered-precision")
 
 
 def _render(resident: _Resident, request: GenerationRequest) -> Prompt:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from cxr_assistant.errors import SettingsError
 
-__all__ = ["PROJECT_ROOT", "Settings", "read_settings"]
+__all__ = ["PRECISIONS", "PROJECT_ROOT", "Settings", "read_settings"]
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4", "offload")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,8 @@ class Settings:
     max_queue: int  # CXR_MAX_QUEUE: people who may wait
     threads: int  # CXR_THREADS: CPU threads of the engine, 0 = all cores
     checkpoint_dir: Path | None = None  # CXR_CHECKPOINT_DIR: the folder of `checkpoint` itself
+    precision: str = "auto"  # CXR_PRECISION: "auto" (the best that fits) or another of PRECISIONS
+    may_fetch: bool = True  # CXR_ALLOW_FETCH: whether the page may download models; "no" when others reach it
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -34,16 +38,21 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     env = os.environ if environ is None else environ
     weights_dir = Path(env.get("CXR_WEIGHTS_DIR") or PROJECT_ROOT / "weights").expanduser()
     checkpoint_dir = env.get("CXR_CHECKPOINT_DIR")
+    host = env.get("CXR_HOST") or env.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    # Strangers must neither fill the disk nor accept terms in the owner's name.
+    default_fetch = "yes" if host in LOOPBACK and not env.get("SPACE_ID") else "no"
     return Settings(
         weights_dir=weights_dir,
         checkpoint_dir=Path(checkpoint_dir).expanduser() if checkpoint_dir else None,
         checkpoint=env.get("CXR_CHECKPOINT", "embedded"),
         worker=_choice(env, "CXR_WORKER", "process", ("process", "inline")),
         device=_choice(env, "CXR_DEVICE", "auto", ("auto", "cpu", "cuda")),
-        host=env.get("CXR_HOST") or env.get("GRADIO_SERVER_NAME") or "127.0.0.1",
+        host=host,
         port=_integer(env, "CXR_PORT", _integer(env, "GRADIO_SERVER_PORT", 7860, 0, 65535), 0, 65535),
         max_queue=_integer(env, "CXR_MAX_QUEUE", 24, 1, 1000),
         threads=_integer(env, "CXR_THREADS", 0, 0, 256),
+        precision=_choice(env, "CXR_PRECISION", "auto", PRECISIONS),
+        may_fetch=_choice(env, "CXR_ALLOW_FETCH", default_fetch, ("yes", "no")) == "yes",
     )
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
 
+from cxr_assistant.checkpoints.progress import OnProgress, Progress, Stage
 from cxr_assistant.checkpoints.spec import Checkpoint, Licence, TaskWording
+from cxr_assistant.checkpoints.weights import FetchPlan
+from cxr_assistant.engine.service import Health, WorkerState
+from cxr_assistant.errors import CxrAssistantError, DownloadFailed
 from cxr_assistant.generation import (
     Completed,
     FinishReason,
@@ -22,6 +28,7 @@ from cxr_assistant.generation import (
 )
 from cxr_assistant.imaging.rendering import Rendering
 from cxr_assistant.imaging.transforms import ImageSpec, ResizeRule
+from cxr_assistant.models.precision import Device
 from cxr_assistant.study import Radiograph, ViewPosition
 from cxr_assistant.tasks import Task
 
@@ -47,6 +54,7 @@ class ScriptedWorker:
     requests: list[GenerationRequest] = field(default_factory=list)
     loaded: list[str] = field(default_factory=list)
     is_closed: bool = False
+    device: Device | None = None
 
     def start(self) -> None:
         return None
@@ -68,8 +76,8 @@ class ScriptedWorker:
     def load(self, checkpoint: str) -> None:
         self.loaded.append(checkpoint)
 
-    def health(self) -> Any:
-        return "well"
+    def health(self) -> Health:
+        return Health(WorkerState.READY, ("embedded",), device=self.device)
 
     def close(self) -> None:
         self.is_closed = True
@@ -118,3 +126,46 @@ def make_checkpoint(name: str = "embedded", **facts: Any) -> Checkpoint:
         "num_parameters": 1000,
     }
     return Checkpoint(**declared | facts)
+
+
+@dataclass
+class StoreDouble:
+    """Keeps no weights: remembers what it was asked to do. `steps` are the readings of one fetch."""
+
+    ready: set[str] = field(default_factory=set)
+    accepted: set[str] = field(default_factory=set)
+    may_fetch: bool = True
+    steps: tuple[Progress, ...] = (
+        Progress(stage=Stage.DOWNLOADING, done_bytes=10**9, total_bytes=4 * 10**9, bytes_per_s=5e7),
+        Progress(stage=Stage.CONVERTING, done_bytes=3 * 10**9, total_bytes=4 * 10**9),
+    )
+    error: CxrAssistantError | None = None
+    pause_s: float = 0.0
+
+    def is_ready(self, checkpoint: Checkpoint) -> bool:
+        return checkpoint.name in self.ready
+
+    def is_licence_accepted(self, checkpoint: Checkpoint) -> bool:
+        return checkpoint.name in self.accepted or not checkpoint.licence.needs_acceptance
+
+    def accept_licence(self, checkpoint: Checkpoint) -> None:
+        self.accepted.add(checkpoint.name)
+
+    def plan(self, checkpoint: Checkpoint) -> FetchPlan:
+        if self.error:
+            raise self.error
+        return FetchPlan((), 4 * 10**9, 8 * 10**9, {Path("/"): 12 * 10**9})
+
+    def fetch(self, checkpoint: Checkpoint, on_progress: OnProgress, is_cancelled: IsCancelled) -> None:
+        for step in self.steps:
+            end = monotonic() + self.pause_s
+            while monotonic() < end and not is_cancelled():
+                sleep(0.005)
+            if is_cancelled():
+                raise DownloadFailed(
+                    "Fetching was stopped.", hint="What has arrived is kept.", code="stopped"
+                )
+            on_progress(step)
+        if self.error:
+            raise self.error
+        self.ready.add(checkpoint.name)

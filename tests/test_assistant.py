@@ -14,6 +14,7 @@ from cxr_assistant.assistant import Assistant, load, make_session_key, read_stud
 from cxr_assistant.checkpoints.spec import Checkpoint, TaskWording
 from cxr_assistant.conversation import Conversation
 from cxr_assistant.errors import (
+    DownloadFailed,
     ForeignImage,
     GenerationError,
     MissingRadiograph,
@@ -24,10 +25,11 @@ from cxr_assistant.errors import (
 )
 from cxr_assistant.generation import FinishReason, collect
 from cxr_assistant.imaging.rendering import encode_png
+from cxr_assistant.models.precision import GIB, Device
 from cxr_assistant.settings import read_settings
 from cxr_assistant.study import Study, ViewPosition
 from cxr_assistant.tasks import Task
-from tests.doubles import ScriptedWorker, make_checkpoint, make_film
+from tests.doubles import ScriptedWorker, StoreDouble, make_checkpoint, make_film
 
 FRONTAL_ONLY = frozenset({ViewPosition.PA, ViewPosition.AP, ViewPosition.UNKNOWN})
 EMBEDDED = make_checkpoint()
@@ -196,7 +198,7 @@ def test_boxes_are_not_asked_of_a_model_that_cannot_draw_them(assistant: Assista
 def test_left_to_itself_a_ready_model_trained_for_the_task_answers_and_is_named(
     worker: ScriptedWorker,
 ) -> None:
-    assistant = Assistant(worker, checkpoint="llava", menu=MENU, is_ready=lambda c: c.name == "chex")
+    assistant = Assistant(worker, checkpoint="llava", menu=MENU, store=StoreDouble(ready={"chex"}))
     answer = collect(assistant.respond(STUDY, QUESTION, Task.GROUNDING))
     assert answer.checkpoint == "chex"
     assert answer.notices[0].text == "Chex answers: Llava was not trained to locate a phrase."
@@ -209,7 +211,12 @@ def test_nothing_is_chosen_that_would_have_to_be_downloaded(assistant: Assistant
 
 def test_the_embedded_model_is_never_a_fallback(worker: ScriptedWorker) -> None:
     only_views = replace_tasks(LLAVA, {Task.VIEW: TaskWording(prompt="View?")})
-    assistant = Assistant(worker, checkpoint="llava", menu=(EMBEDDED, only_views), is_ready=lambda _: True)
+    assistant = Assistant(
+        worker,
+        checkpoint="llava",
+        menu=(EMBEDDED, only_views),
+        store=StoreDouble(ready={"embedded", "llava"}),
+    )
     answer = collect(assistant.respond(STUDY, QUESTION, Task.FINDINGS))
     assert (answer.checkpoint, answer.notices[0].code) == ("llava", "outside-training")
 
@@ -233,7 +240,7 @@ def test_a_cancelled_answer_ends_as_cancelled(assistant: Assistant) -> None:
 def test_the_desk_hands_warm_up_health_and_close_to_the_worker(worker: ScriptedWorker) -> None:
     with Assistant(worker, menu=MENU) as assistant:
         assistant.warm_up()
-        assert assistant.health() == "well"
+        assert assistant.health() == worker.health()
     assert (worker.loaded, worker.is_closed) == (["embedded"], True)
 
 
@@ -290,3 +297,45 @@ def test_a_phantom_is_ordered_in_words_of_its_menu(assistant: Assistant, kind: s
 def test_a_phantom_ordered_in_other_words_is_refused(assistant: Assistant, wrong: dict[str, str]) -> None:
     with pytest.raises(PhantomError, match="allowed:"):
         assistant.order_phantom(1, **wrong)
+
+
+def test_a_model_in_memory_is_ready_whatever_the_store_says(worker: ScriptedWorker) -> None:
+    desk = Assistant(worker, menu=MENU, store=StoreDouble())
+    assert (desk.is_ready("embedded"), desk.is_ready("chex")) == (True, False)
+
+
+def test_fetching_makes_a_model_ready_and_tells_how_far_it_is(worker: ScriptedWorker) -> None:
+    desk, heard = Assistant(worker, menu=MENU, store=StoreDouble()), []
+    desk.fetch("chex", heard.append)
+    assert desk.is_ready("chex")
+    assert heard[0].sentence == "Downloading 1.00 of 4.00 GB, 50 MB/s, 60 s left"
+
+
+def test_a_fetch_that_is_cancelled_leaves_nothing_ready(worker: ScriptedWorker) -> None:
+    desk = Assistant(worker, menu=MENU, store=StoreDouble())
+    with pytest.raises(DownloadFailed, match="stopped"):
+        desk.fetch("chex", lambda _: None, lambda: True)
+    assert not desk.is_ready("chex")
+
+
+def test_a_plan_says_what_is_downloaded_and_what_the_disk_must_hold(worker: ScriptedWorker) -> None:
+    sentence = Assistant(worker, menu=MENU, store=StoreDouble()).fetch_plan("chex").sentence
+    assert sentence.startswith("4.0 GB to download; 12.0 GB of disk for download and conversion, ")
+
+
+def test_fits_are_told_once_the_engine_has_said_what_it_computes_on(worker: ScriptedWorker) -> None:
+    desk = Assistant(worker, menu=(EMBEDDED, replace(CHEX, num_parameters=3_000_000_000)))
+    assert desk.list_fits("chex") == ()
+    worker.device = Device("cuda", "a GPU", 10 * GIB, 10 * GIB, (8, 0))
+    fits = {fit.precision.value: fit.fits for fit in desk.list_fits("chex")}
+    assert (fits["fp32"], fits["bf16"], fits["nf4"]) == (False, True, True)
+
+
+def test_a_persons_precision_reaches_the_worker(assistant: Assistant, worker: ScriptedWorker) -> None:
+    collect(assistant.respond(STUDY, QUESTION, Task.QUESTION, precision="nf4"))
+    assert worker.requests[0].precision == "nf4"
+
+
+def test_an_unknown_precision_is_refused_at_the_door() -> None:
+    with pytest.raises(SettingsError, match="'fp8'; allowed: auto, fp32"):
+        load(precision="fp8", settings=read_settings({}), worker="inline")

@@ -19,7 +19,7 @@ from cxr_assistant.checkpoints import embedded
 from cxr_assistant.checkpoints.spec import Checkpoint
 from cxr_assistant.conversation import Conversation
 from cxr_assistant.engine.worker import InlineWorker, ProcessWorker, Worker, WorkerState
-from cxr_assistant.errors import ForeignImage, MissingWeights, UnknownCheckpoint
+from cxr_assistant.errors import ForeignImage, MissingWeights, OutOfMemory, UnknownCheckpoint
 from cxr_assistant.generation import (
     Completed,
     FinishReason,
@@ -29,6 +29,7 @@ from cxr_assistant.generation import (
     TextDelta,
     collect,
 )
+from cxr_assistant.models.precision import Device
 from cxr_assistant.report import BoundingBox
 from cxr_assistant.serving import CheckpointService, make_service
 from cxr_assistant.settings import PROJECT_ROOT, Settings, read_settings
@@ -193,3 +194,76 @@ def test_health_is_ready_once_something_was_answered(worker: Worker) -> None:
     collect(worker.submit(request_for()))
     assert worker.health().state is WorkerState.READY
     assert "embedded" in worker.health().resident
+
+
+GIB = 1024**3
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """How much memory the device seems to have free, in GiB; the embedded model poses as one of 7 billion."""
+    free = {"gib": 64.0}
+
+    def read(_: str) -> Device:
+        return Device("cpu", "CPU", int(free["gib"] * GIB), 64 * GIB)
+
+    monkeypatch.setattr("cxr_assistant.models.precision.read_device", read)
+    large = replace(embedded.CHECKPOINT, num_parameters=7_000_000_000)
+    monkeypatch.setattr(serving, "get_checkpoint", lambda name: replace(large, name=name))
+    monkeypatch.setattr(serving, "find_module", lambda _: embedded)
+    return free
+
+
+def test_what_does_not_fit_is_read_from_disk_and_says_so(
+    settings: Settings, memory: dict[str, float]
+) -> None:
+    memory["gib"] = 5.0
+    answer = collect(CheckpointService(settings).generate(request_for(), lambda: False))
+    assert answer.text
+    assert answer.notices[0].code == "lowered-precision" and "from disk" in answer.notices[0].text
+
+
+def test_other_models_leave_before_one_is_read_from_disk(
+    settings: Settings, memory: dict[str, float]
+) -> None:
+    service = CheckpointService(settings)
+    service.load("a")
+    memory["gib"] = 5.0
+    service.load("b")
+    assert service.resident == ("b",)
+
+
+def test_a_persons_precision_wins_and_is_loaded_anew(settings: Settings, memory: dict[str, float]) -> None:
+    service = CheckpointService(settings)
+    for asked, expected in ((None, "bf16"), ("fp32", "fp32"), ("auto", "fp32"), ("bf16", "bf16")):
+        collect(service.generate(replace(request_for(), precision=asked), lambda: False))
+        assert service._residents["embedded"].precision == expected
+
+
+def test_a_precision_that_does_not_fit_says_what_it_needs(
+    settings: Settings, memory: dict[str, float]
+) -> None:
+    memory["gib"] = 20.0
+    with pytest.raises(OutOfMemory, match=r"fp32 needs 27\.\d GiB of 20\.0 GiB free"):
+        collect(CheckpointService(replace(settings, precision="fp32")).generate(request_for(), lambda: False))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), OutOfMemory("No memory.")],
+    ids=["python", "torch-cpu", "ours"],
+)
+def test_a_load_that_runs_out_of_memory_is_a_sentence_and_the_next_one_works(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    service = CheckpointService(settings)
+    with monkeypatch.context() as patch:
+
+        def fail(*_: Any, **__: Any) -> None:
+            raise error
+
+        patch.setattr(embedded, "build", fail)
+        with pytest.raises(OutOfMemory, match="memory"):
+            collect(service.generate(request_for(), lambda: False))
+    assert service.resident == ()
+    assert collect(service.generate(request_for(), lambda: False)).text

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cxr_assistant.errors import SettingsError
-from cxr_assistant.settings import PROJECT_ROOT, read_settings
+from cxr_assistant.models.precision import Precision
+from cxr_assistant.settings import PRECISIONS, PROJECT_ROOT, read_settings
 
 
 def test_an_empty_environment_gives_the_embedded_model_on_loopback() -> None:
@@ -38,8 +39,36 @@ def test_our_port_wins_over_the_port_of_a_space() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("CXR_DEVICE", "tpu"), ("CXR_WORKER", "thread"), ("CXR_PORT", "99999"), ("CXR_MAX_QUEUE", "many")],
+    [
+        ("CXR_DEVICE", "tpu"),
+        ("CXR_WORKER", "thread"),
+        ("CXR_PORT", "99999"),
+        ("CXR_MAX_QUEUE", "many"),
+        ("CXR_PRECISION", "fp8"),
+        ("CXR_ALLOW_FETCH", "maybe"),
+    ],
 )
 def test_a_bad_value_is_named_with_its_variable(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} is '{value}'; allowed:"):
         read_settings({name: value})
+
+
+def test_the_precisions_are_those_of_the_models() -> None:
+    assert PRECISIONS == ("auto", *Precision)
+
+
+@pytest.mark.parametrize(
+    ("environment", "may_fetch"),
+    [
+        ({}, True),
+        ({"CXR_HOST": "localhost"}, True),
+        ({"CXR_HOST": "0.0.0.0"}, False),
+        ({"SPACE_ID": "someone/space"}, False),
+        ({"CXR_HOST": "0.0.0.0", "CXR_ALLOW_FETCH": "yes"}, True),
+    ],
+    ids=["default", "loopback", "public", "space", "opted-in"],
+)
+def test_a_page_that_others_reach_downloads_only_when_its_owner_opts_in(
+    environment: dict[str, str], may_fetch: bool
+) -> None:
+    assert read_settings(environment).may_fetch is may_fetch

@@ -395,7 +395,7 @@ def build(directory: Path, *, device: str, precision: str) -> VisionLanguageMode
     from cxr_assistant.checkpoints.convert import read_json
     from cxr_assistant.checkpoints.streaming import empty_weights, stream_in
     from cxr_assistant.checkpoints.tensors import list_tensors
-    from cxr_assistant.models.precision import Precision, quantise_linears
+    from cxr_assistant.models.precision import lower_layers
     from cxr_assistant.models.siglip_decoder import PositionalProjector, SiglipDecoder
 
     config = read_json(directory / "config.json")
@@ -414,8 +414,7 @@ def build(directory: Path, *, device: str, precision: str) -> VisionLanguageMode
         )
         # Fused attention keeps its scores in float32; half-precision scores overflow in Phi-2.
         phi = PhiForCausalLM._from_config(PhiConfig(**config["text_config"]), attn_implementation="sdpa")
-    if Precision(precision).is_quantised:
-        quantise_linears(phi.model.layers, precision, device)
+    lower_layers(phi.model.layers, precision, device)
     parts = {"vision_tower": tower, "projector": projector, "language_model": phi}
     stream_in(directory, parts, device=device, precision=precision)
     return SiglipDecoder(tower, projector, phi.model, phi.lm_head, processor)

@@ -242,7 +242,7 @@ def build(directory: Path, *, device: str, precision: str) -> VisionLanguageMode
     from cxr_assistant.checkpoints.convert import read_json
     from cxr_assistant.checkpoints.streaming import empty_weights, stream_in
     from cxr_assistant.models.clip_decoder import ClipDecoder
-    from cxr_assistant.models.precision import Precision, quantise_linears
+    from cxr_assistant.models.precision import lower_layers
 
     config = read_json(directory / "config.json")
     processor = _read_processor(directory, config)
@@ -251,8 +251,7 @@ def build(directory: Path, *, device: str, precision: str) -> VisionLanguageMode
         tower = getattr(tower, "vision_model", tower)  # older 5.x releases wrap it once more
         llama = LlamaForCausalLM(LlamaConfig(**config["text_config"]))
         projector = nn.Linear(tower.config.hidden_size, llama.config.hidden_size)
-    if Precision(precision).is_quantised:
-        quantise_linears(llama.model.layers, precision, device)
+    lower_layers(llama.model.layers, precision, device)
     parts = {"vision_tower": tower, "projector": projector, "language_model": llama}
     stream_in(directory, parts, device=device, precision=precision)
     return ClipDecoder(tower, projector, llama.model, llama.lm_head, processor)

@@ -15,7 +15,7 @@ from cxr_assistant.checkpoints.tokenizer import FolderTokenizer
 from cxr_assistant.errors import WeightsMismatch
 from cxr_assistant.imaging.rendering import Rendering
 from cxr_assistant.imaging.transforms import ImageSpec, ResizeRule
-from cxr_assistant.models.precision import Precision, quantise_linears
+from cxr_assistant.models.precision import lower_layers
 from cxr_assistant.models.vlm import Processor
 
 if TYPE_CHECKING:
@@ -70,9 +70,7 @@ def load_llava(directory: Path, default: ImageSpec, *, device: str, precision: s
     config = make_config(read_json(directory / "config.json"))
     with empty_weights():
         llava = make_empty(config)
-        if Precision(precision).is_quantised:
-            # Towers and projectors never are: their rounding errors reach every token.
-            quantise_linears(llava.model.language_model, precision, device)
+        lower_layers(llava.model.language_model.layers, precision, device)
     if config.tie_word_embeddings:
         del llava.lm_head.weight
     stream_in(directory, {"": llava}, device=device, precision=precision, stored_name=published_name)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from cxr_assistant.checkpoints.tensors import list_tensors, weight_files
+from cxr_assistant.checkpoints.tensors import StoredTensor, list_tensors, weight_files
 from cxr_assistant.errors import OutOfMemory, WeightsMismatch
 from cxr_assistant.models.precision import compute_dtype, quantised_parameter
 
@@ -46,20 +46,23 @@ def stream_in(
     """Fill `parts` (name prefix -> module built under `empty_weights`) from the safetensors of `folder`.
 
     Each tensor is cast and moved by itself; on the CPU, a tensor already in its final type stays mapped
-    to the file. Layers that `quantise_linears` put there are quantised on the way. `stored_name` turns a
-    module's name into the one on disk.
+    to the file. Layers that `lower_layers` quantised are filled so on the way, and those that it marked stay
+    on disk. `stored_name` turns a module's name into the one on disk.
     Raises: WeightsMismatch for leftover, missing or misshapen tensors; OutOfMemory.
     """
     stored = list_tensors(folder)
     homes = {stored_name(name): home for name, home in _homes(parts).items()}
     _refuse_difference(set(stored), set(homes))
     dtype = compute_dtype(precision, device)
+    left = {id(module) for layer in _layers_on_disk(parts) for module in layer.modules()}
     try:
         with _reading_ahead(weight_files(folder)):
             for name, tensor in stored.items():
                 module, leaf = homes[name]
                 _refuse_shape(name, tensor.shape, tuple(getattr(module, leaf).shape))
-                _put(module, leaf, tensor.read(), dtype=dtype, device=device)
+                if id(module) not in left:
+                    _put(module, leaf, tensor.read(), dtype=dtype, device=device)
+        _offload(_layers_on_disk(parts), homes, stored, dtype=dtype, device=device)
         for part in parts.values():
             _move_buffers(part, device)
             part.requires_grad_(False).eval()
@@ -68,6 +71,52 @@ def stream_in(
             f"The memory of '{device}' does not hold this model in {precision}.",
             hint="Choose a lower precision or a smaller model, or close what else uses the device.",
         ) from error
+
+
+class _FromDisk(Mapping[str, Tensor]):
+    """The tensors of one layer by their names in it, read and cast anew each time."""
+
+    def __init__(self, tensors: Mapping[str, StoredTensor], dtype: torch.dtype) -> None:
+        self._tensors, self._dtype = tensors, dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name].read().to(self._dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _layers_on_disk(parts: Mapping[str, nn.Module]) -> list[nn.Module]:
+    return [m for part in parts.values() for m in part.modules() if getattr(m, "stays_on_disk", False)]
+
+
+def _offload(
+    layers: Sequence[nn.Module],
+    homes: Mapping[str, tuple[nn.Module, str]],
+    stored: Mapping[str, StoredTensor],
+    *,
+    dtype: torch.dtype,
+    device: str,
+) -> None:
+    """Leave `layers` empty and have each read from its file when it is called, and dropped afterwards."""
+    if not layers:
+        return
+    from accelerate.hooks import attach_align_device_hook
+
+    names = {(id(module), leaf): name for name, (module, leaf) in homes.items()}
+    for layer in layers:
+        tensors: dict[str, StoredTensor] = {}
+        for path, module in layer.named_modules():
+            for leaf, parameter in module._parameters.items():
+                if parameter is not None:
+                    parameter.data = parameter.data.to(dtype)  # the hook casts to what it finds here
+                    tensors[".".join(filter(None, (path, leaf)))] = stored[names[id(module), leaf]]
+        attach_align_device_hook(
+            layer, execution_device=torch.device(device), offload=True, weights_map=_FromDisk(tensors, dtype)
+        )
 
 
 def _homes(parts: Mapping[str, nn.Module]) -> dict[str, tuple[nn.Module, str]]:

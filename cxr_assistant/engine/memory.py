@@ -16,20 +16,20 @@ _CPU_COMPLAINTS = ("can't allocate memory", "not enough memory", "Cannot allocat
 
 
 @contextmanager
-def memory_guard() -> Iterator[None]:
+def memory_guard(deed: str = "this answer") -> Iterator[None]:
     """Turn a failed allocation into OutOfMemory; use it in functions, never around a `yield`."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _sentence() from error
+        raise _sentence(deed) from error
     except RuntimeError as error:
         if any(complaint in str(error) for complaint in _CPU_COMPLAINTS):
-            raise _sentence() from error
+            raise _sentence(deed) from error
         raise
 
 
-def _sentence() -> OutOfMemory:
+def _sentence(deed: str) -> OutOfMemory:
     return OutOfMemory(
-        "The device has no memory left for this answer.",
+        f"The device has no memory left for {deed}.",
         hint="Wait for other answers to finish, shorten the conversation, or choose a lower precision.",
     )

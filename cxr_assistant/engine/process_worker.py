@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from cxr_assistant.engine.service import Health, MakeService, WorkerState
 from cxr_assistant.engine.worker_process import (
@@ -37,6 +38,9 @@ from cxr_assistant.generation import (
     Usage,
     never_cancelled,
 )
+
+if TYPE_CHECKING:
+    from cxr_assistant.models.precision import Device
 
 __all__ = ["ProcessWorker"]
 
@@ -104,6 +108,7 @@ class _Line:
     process: BaseProcess
     connection: Connection
     resident: tuple[str, ...] | None = None
+    device: Device | None = None
     is_dead: bool = False
     _queues: dict[int, SimpleQueue[_Reply]] = field(default_factory=dict)
     _sending: Lock = field(default_factory=Lock)
@@ -134,7 +139,7 @@ class _Line:
         if self.is_dead or not self.process.is_alive():
             return Health(WorkerState.STOPPED)
         state = WorkerState.STARTING if self.resident is None else WorkerState.READY
-        return Health(state, self.resident or (), len(self._queues), self.process.pid)
+        return Health(state, self.resident or (), len(self._queues), self.process.pid, self.device)
 
     def hang_up(self) -> None:
         """End the process, whatever it is doing; nothing of an answer outlives it."""
@@ -170,7 +175,7 @@ class _Line:
 
     def _sort(self, reply: _Reply | Loaded) -> None:
         if isinstance(reply, Loaded):
-            self.resident = reply.resident
+            self.resident, self.device = reply.resident, reply.device
             return
         with self._sorting:
             queue = self._queues.get(reply.key)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cxr_assistant.generation import GenerationEvent, GenerationRequest, IsCancelled
+
+if TYPE_CHECKING:
+    from cxr_assistant.models.precision import Device
 
 __all__ = ["Health", "MakeService", "Service", "WorkerState"]
 
@@ -22,12 +25,17 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True)
 class Health:
-    """How a worker is: `resident` names the checkpoints in memory, `num_active` the answers in the making."""
+    """How a worker is: `resident` names the checkpoints in memory, `num_active` the answers in the making.
+
+    `device` is what the engine computes on and what was free there when the residents last changed; None
+    while the worker has not said so yet.
+    """
 
     state: WorkerState
     resident: tuple[str, ...] = ()
     num_active: int = 0
     pid: int | None = None
+    device: Device | None = None
 
 
 class Service(Protocol):
@@ -41,6 +49,9 @@ class Service(Protocol):
 
     @property
     def resident(self) -> tuple[str, ...]: ...
+
+    @property
+    def device(self) -> Device | None: ...
 
 
 MakeService = Callable[[], Service]

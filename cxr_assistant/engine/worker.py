@@ -68,7 +68,8 @@ class InlineWorker:
     def health(self) -> Health:
         if self._service is None:
             return Health(WorkerState.STARTING)
-        return Health(WorkerState.READY, self._service.resident, self._num_active)
+        service = self._service
+        return Health(WorkerState.READY, service.resident, self._num_active, device=service.device)
 
     def close(self) -> None:
         with self._lock:

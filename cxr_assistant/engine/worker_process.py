@@ -18,6 +18,7 @@ from cxr_assistant.generation import GenerationEvent, GenerationRequest
 
 if TYPE_CHECKING:
     from cxr_assistant.engine.service import MakeService, Service
+    from cxr_assistant.models.precision import Device
 
 __all__ = ["Cancel", "Ended", "Failed", "Happened", "Load", "Loaded", "Submit", "serve"]
 
@@ -66,9 +67,10 @@ class Ended:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The service is up, or the checkpoints in memory changed."""
+    """The service is up, or the checkpoints in memory changed, and with them what is free."""
 
     resident: tuple[str, ...]
+    device: Device | None = None
 
 
 # -------------------------------------------------------------------------------------------- the process
@@ -150,4 +152,4 @@ class _Loop:
     def _tell_residents(self) -> None:
         if self.service.resident != self.told:
             self.told = self.service.resident
-            self.connection.send(Loaded(self.told))
+            self.connection.send(Loaded(self.told, self.service.device))

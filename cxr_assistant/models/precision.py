@@ -27,6 +27,7 @@ __all__ = [
     "choose_fit",
     "compute_dtype",
     "list_fits",
+    "lower_layers",
     "quantise_linears",
     "quantised_parameter",
     "read_device",
@@ -47,6 +48,7 @@ class Precision(StrEnum):
     FP16 = "fp16"
     INT8 = "int8"
     NF4 = "nf4"
+    OFFLOAD = "offload"  # half precision, the decoder's layers read from disk at every step: the last resort
 
     @property
     def is_quantised(self) -> bool:
@@ -60,6 +62,7 @@ _BYTES_PER_WEIGHT = {
     Precision.FP16: 2.0,
     Precision.INT8: 1.0 + 4 / 4096,
     Precision.NF4: 0.5 + 1 / 64 + 4 / (64 * 256),
+    Precision.OFFLOAD: 2 * 2.0 / 24,  # one layer of at least 24 as stored, and once more as computed with
 }
 
 
@@ -80,7 +83,8 @@ class Footprint:
 
     def num_bytes(self, precision: Precision) -> int:
         """Bytes of the weights alone."""
-        rest = 2.0 if precision.is_quantised else _BYTES_PER_WEIGHT[precision]
+        is_mixed = precision.is_quantised or precision is Precision.OFFLOAD
+        rest = 2.0 if is_mixed else _BYTES_PER_WEIGHT[precision]
         kept = self.num_parameters - self.num_quantisable
         return int(self.num_quantisable * _BYTES_PER_WEIGHT[precision] + kept * rest)
 
@@ -156,15 +160,19 @@ def list_fits(footprint: Footprint, device: Device) -> tuple[Fit, ...]:
     )
 
 
-def choose_fit(footprint: Footprint, device: Device, asked: str | None = None) -> Fit:
+def choose_fit(
+    footprint: Footprint, device: Device, asked: str | None = None, *, may_offload: bool = False
+) -> Fit:
     """The precision that was asked for, or the best that fits: half precision, then int8, then nf4.
 
+    `may_offload` adds the last resort, which works almost anywhere and takes seconds per token.
     Raises: OutOfMemory, with what each one needs; SettingsError for an unknown or impossible precision.
     """
     fits = {fit.precision: fit for fit in list_fits(footprint, device)}
     if asked not in (None, "auto"):
         return _asked_for(fits[_parse(str(asked))], tuple(fits.values()), device)
-    for precision in _preference(footprint, device):
+    last_resort = (Precision.OFFLOAD,) if may_offload else ()
+    for precision in (*_preference(footprint, device), *last_resort):
         if fits[precision].fits:
             return fits[precision]
     raise _out_of_memory(tuple(fits.values()), device)
@@ -184,11 +192,24 @@ def compute_dtype(precision: str, device: str) -> torch.dtype:
     """The type of activations, and of all weights that are not quantised."""
     import torch
 
-    if not _parse(precision).is_quantised:
+    if precision in (Precision.FP32, Precision.BF16, Precision.FP16):
         return torch_dtype(precision)
+    _parse(precision)
     if device == "cpu" or torch.cuda.get_device_capability(device) >= BF16_COMPUTE_CAPABILITY:
         return torch.bfloat16
     return torch.float16
+
+
+def lower_layers(layers: nn.ModuleList, precision: str, device: str) -> None:
+    """Prepare empty decoder layers for `precision`: quantised, marked to stay on disk, or left as they are.
+
+    Towers and projectors never come here: their rounding errors reach every token.
+    """
+    if _parse(precision).is_quantised:
+        quantise_linears(layers, precision, device)
+    elif precision == Precision.OFFLOAD:
+        for layer in layers:
+            layer.stays_on_disk = True  # type: ignore[assignment]  # read by checkpoints.streaming
 
 
 def quantise_linears(model: nn.Module, precision: str, device: str) -> None:

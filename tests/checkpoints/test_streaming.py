@@ -54,6 +54,16 @@ def test_quantised_weights_are_smaller(converted: Path, precision: str) -> None:
     assert num_bytes(build(converted, precision)) < 0.65 * num_bytes(build(converted, "bf16"))
 
 
+def test_a_model_read_from_disk_layer_by_layer_computes_the_same(converted: Path) -> None:
+    offloaded, resident = build(converted, "offload"), build(converted, "bf16")
+    ids = torch.tensor([[1, 5, 9, 12]])
+    with torch.inference_mode():
+        expected = resident._logits(resident._token_embeds(ids), resident.new_cache(8), num_last=4)
+        found = offloaded._logits(offloaded._token_embeds(ids), offloaded.new_cache(8), num_last=4)
+    assert torch.equal(found, expected)
+    assert {p.device.type for p in offloaded.language_model.layers.parameters()} == {"meta"}
+
+
 def test_weights_in_their_stored_type_stay_mapped_to_the_file(converted: Path) -> None:
     weight = build(converted, "bf16").language_model.layers[0].mlp.up_proj.weight
     with Path("/proc/self/maps").open(encoding="ascii") as maps:

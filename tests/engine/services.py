@@ -18,6 +18,7 @@ from cxr_assistant.generation import (
     TextDelta,
     Usage,
 )
+from cxr_assistant.models.precision import Device
 
 
 class ObedientService:
@@ -31,6 +32,10 @@ class ObedientService:
     @property
     def resident(self) -> tuple[str, ...]:
         return self._resident
+
+    @property
+    def device(self) -> Device:
+        return Device("cpu", "CPU", free_bytes=3 * 10**9, total_bytes=8 * 10**9)
 
     def load(self, checkpoint: str) -> None:
         if checkpoint == "absent":

@@ -115,6 +115,13 @@ def test_health_names_what_is_in_memory(any_worker: Worker) -> None:
     assert any_worker.health().state is WorkerState.READY
 
 
+def test_health_says_what_the_engine_computes_on(any_worker: Worker) -> None:
+    any_worker.load("embedded")
+    wait_until(lambda: any_worker.health().device is not None)
+    device = any_worker.health().device
+    assert device is not None and (device.name, device.free_bytes) == ("cpu", 3 * 10**9)
+
+
 def test_a_closed_stream_is_no_longer_active(any_worker: Worker) -> None:
     events = any_worker.submit(request("count 3000"))
     next(events)

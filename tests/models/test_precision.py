@@ -73,6 +73,16 @@ def test_what_fits_nowhere_is_a_sentence_with_figures() -> None:
     assert "smaller model" in caught.value.hint
 
 
+def test_layers_stay_on_disk_only_as_the_last_resort() -> None:
+    assert choose_fit(SEVEN_BILLION, cuda(7.5, (8, 6)), may_offload=True).precision is Precision.NF4
+    for device in (cuda(4.5, (8, 6)), cpu(4.5)):
+        assert choose_fit(SEVEN_BILLION, device, may_offload=True).precision is Precision.OFFLOAD
+    with pytest.raises(OutOfMemory):
+        choose_fit(SEVEN_BILLION, cpu(1), may_offload=True)
+    with pytest.raises(OutOfMemory):
+        choose_fit(SEVEN_BILLION, cpu(4.5), asked="bf16", may_offload=True)
+
+
 def test_the_table_has_a_line_per_precision() -> None:
     sentences = [fit.sentence for fit in list_fits(SEVEN_BILLION, cuda(22.1, (7, 5)))]
     assert sentences[1] == "bf16 is not offered on this device"
@@ -81,7 +91,7 @@ def test_the_table_has_a_line_per_precision() -> None:
 
 
 def test_an_unknown_precision_lists_the_allowed_ones() -> None:
-    with pytest.raises(SettingsError, match="'fp8'; allowed: auto, fp32, bf16, fp16, int8, nf4"):
+    with pytest.raises(SettingsError, match="'fp8'; allowed: auto, fp32, bf16, fp16, int8, nf4, offload"):
         choose_fit(TINY, cpu(4), asked="fp8")
     with pytest.raises(SettingsError, match="'nf4'; allowed: fp32, bf16, fp16"):
         torch_dtype("nf4")

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cxr_assistant.assistant import Assistant
 from cxr_assistant.checkpoints.spec import Checkpoint, Licence, TaskWording
+from cxr_assistant.engine.service import Health, WorkerState
 from cxr_assistant.errors import ForeignImage, OutOfMemory, PhantomError, UnsupportedFileType
 from cxr_assistant.generation import (
     Completed,
@@ -33,6 +34,7 @@ from cxr_assistant.generation import (
 )
 from cxr_assistant.imaging.rendering import Rendering
 from cxr_assistant.imaging.transforms import ImageSpec, ResizeRule
+from cxr_assistant.models.precision import Device
 from cxr_assistant.report import BoundingBox
 from cxr_assistant.study import Radiograph, ViewPosition, Window
 from cxr_assistant.tasks import Task
@@ -111,6 +113,7 @@ class ScriptedWorker:
         self.requests: list[GenerationRequest] = []
         self.stopped: list[str] = []
         self.running = 0
+        self.device: Device | None = Device("cuda", "a GPU", 22 * 1024**3, 24 * 1024**3, (8, 9))
 
     def submit(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
         self.requests.append(request)
@@ -165,8 +168,8 @@ class ScriptedWorker:
 
     def load(self, checkpoint: str) -> None: ...
 
-    def health(self) -> Any:
-        return None
+    def health(self) -> Health:
+        return Health(WorkerState.READY, ("embedded",), device=self.device)
 
     def close(self) -> None: ...
 
