@@ -1,9 +1,10 @@
 """The embedded model: LLaVA-Rad's architecture made small, trained on this project's phantoms.
 
 Reads one synthetic radiograph of any view and a short conversation; writes findings, answers and the
-view in the words of its training. Dinov2 tower (one channel, 224 pixels), two-layer projector, small
-Llama; weights are committed in weights/embedded and made anew by `training/`. No paper. Licence: that of
-the project. Known weakness: it has seen phantoms alone and knows nothing of patients.
+view in the words of its training. Dinov2 tower (224 pixels; the film and two maps of its structure),
+two-layer projector, small Llama; weights are committed in weights/embedded and made anew by `training/`.
+No paper. Licence: that of the project. Known weakness: it has seen phantoms alone and knows nothing of
+patients.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ CHECKPOINT = Checkpoint(
     },
     image=ImageSpec(  # as training/ prepares phantoms; the folder's own files win
         size_px=224,
-        channels=1,
-        mean=(0.5,),
-        std=(0.25,),
+        channels=3,  # the film, and maps of its thin ridges and of its blobs
+        mean=(0.5, 0.1, 0.1),
+        std=(0.25, 0.2, 0.2),
         resize=ResizeRule.PAD,  # nothing of the film is cut off
         resampling="bicubic",
-        rendering=Rendering.DISPLAY,  # phantoms are rendered for people and for the model alike
+        rendering=Rendering.STRUCTURE,
     ),
     max_images=1,
     views=frozenset({ViewPosition.PA, ViewPosition.AP, ViewPosition.LATERAL}),

@@ -31,6 +31,7 @@ class Rendering(StrEnum):
     """How a model's training pictures were made from DICOM."""
 
     DISPLAY = "display"  # the display pipeline, as a person sees the film
+    STRUCTURE = "structure"  # the same, with maps of thin ridges and of blobs as further channels
     MIMIC_CXR_JPG = "mimic-cxr-jpg"  # min-max, inverted for MONOCHROME1, histogram-equalised
 
 
@@ -61,7 +62,7 @@ def render_for_model(radiograph: Radiograph, rendering: Rendering) -> NDArray[np
 
     PNG and JPEG already are display pictures: 8 bits pass unchanged, 16 bits are min-max scaled.
     """
-    if _is_picture(radiograph) or rendering is Rendering.DISPLAY:
+    if _is_picture(radiograph) or rendering is not Rendering.MIMIC_CXR_JPG:
         levels = np.rint(render_for_people(radiograph) * np.float32(255))
         return cast(NDArray[np.uint8], levels.astype(np.uint8))
     # MIMIC-CXR-JPG (Johnson et al., arXiv 1901.07042): shift to zero, divide by the largest value,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxr_assistant.imaging.rendering import Rendering, render_for_model
+from cxr_assistant.imaging.structure import structure_maps
 from cxr_assistant.report import BoundingBox
 from cxr_assistant.study import Radiograph
 
@@ -76,13 +77,17 @@ def prepare(radiograph: Radiograph, spec: ImageSpec) -> NDArray[np.float32]:
 def prepare_pixels(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.float32]:
     """`pixels` (H, W) or (H, W, 3) -> (C, S, S), normalised."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))
-    if spec.channels == 1:
+    if spec.channels == 1 or spec.rendering is Rendering.STRUCTURE:
         picture = picture.convert("L")
     square = _to_square(picture, spec)
     # A gray picture is resized once: PIL treats the channels of RGB alike, so copies are equal.
-    values_HWC = np.asarray(square, dtype=np.float32).reshape(spec.size_px, spec.size_px, -1)
+    values_HWC = np.asarray(square, dtype=np.float32).reshape(spec.size_px, spec.size_px, -1) / np.float32(
+        255
+    )
+    if spec.rendering is Rendering.STRUCTURE:
+        values_HWC = structure_maps(values_HWC[..., 0]).transpose(1, 2, 0)
     mean_C, std_C = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
-    normalised = (values_HWC / np.float32(255) - mean_C) / std_C
+    normalised = (values_HWC - mean_C) / std_C
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
 

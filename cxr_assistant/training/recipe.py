@@ -31,12 +31,13 @@ class Recipe:
     phantoms_per_step: float = 2.5
     validation: int = 500
     batch: int = 32
-    coarse_steps: int = 2_400  # large structures first, plain losses
-    fine_steps: int = 2_800  # then small ones: whitened patches, balanced losses
+    coarse_steps: int = 2_400  # large structures first: the film alone, plain losses
+    fine_steps: int = 1_600  # then small ones: whitened patches, balanced losses
+    map_steps: int = 1_500  # then with the maps of ridges and blobs beside the film
     tower_rate: float = 5e-4
     feature_views: int = 2  # augmented versions of each picture whose features the language model sees
     align_steps: int = 150
-    instruct_steps: int = 1_600
+    instruct_steps: int = 1_300
     language_rate: float = 1.5e-3
     questions_per_picture: int = 6
     gate_films: int = 800  # unseen phantoms at the product's own size, for the gate's threshold
@@ -48,7 +49,7 @@ class Recipe:
 
     @property
     def tower_steps(self) -> int:
-        return self.coarse_steps + self.fine_steps
+        return self.coarse_steps + self.fine_steps + self.map_steps
 
     @property
     def patches(self) -> int:
@@ -58,12 +59,12 @@ class Recipe:
     def image_spec(self) -> ImageSpec:
         return ImageSpec(
             size_px=self.image_px,
-            channels=1,
-            mean=(0.5,),
-            std=(0.25,),
+            channels=3,
+            mean=(0.5, 0.1, 0.1),
+            std=(0.25, 0.2, 0.2),
             resize=ResizeRule.PAD,
             resampling="bicubic",
-            rendering=Rendering.DISPLAY,
+            rendering=Rendering.STRUCTURE,
         )
 
 
@@ -71,5 +72,5 @@ EMBEDDED = Recipe()
 MICRO = Recipe(
     image_px=64, tower_width=64, tower_layers=2, language_width=64, language_layers=2, vocabulary=512,
     phantoms=100, first_phantoms=100, validation=50, gate_films=40, batch=16,
-    coarse_steps=10, fine_steps=10, align_steps=4, instruct_steps=16,
+    coarse_steps=8, fine_steps=6, map_steps=6, align_steps=4, instruct_steps=16,
 )  # fmt: skip

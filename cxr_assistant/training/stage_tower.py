@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import Dinov2Config
 
+from cxr_assistant.imaging.structure import structure_maps
 from cxr_assistant.training.data import KINDS
 from cxr_assistant.training.pool import SHARD_SIZE, Pool
 from cxr_assistant.training.recipe import Recipe
@@ -32,7 +33,7 @@ Report = Callable[[str], None]
 
 
 def tower_config(recipe: Recipe) -> Dinov2Config:
-    """LLaVA-Rad's kind of tower (DINOv2 with LayerScale), small and for one grayscale channel."""
+    """LLaVA-Rad's kind of tower (DINOv2 with LayerScale), small and for a film and its maps."""
     config = Dinov2Config(
         hidden_size=recipe.tower_width,
         num_hidden_layers=recipe.tower_layers,
@@ -40,7 +41,7 @@ def tower_config(recipe: Recipe) -> Dinov2Config:
         mlp_ratio=4,
         image_size=recipe.image_px,
         patch_size=recipe.patch_px,
-        num_channels=1,
+        num_channels=recipe.image_spec.channels,
         layerscale_value=1.0,
     )
     # On CPUs plain bf16 products outrun the fused kernel at this size: 67 against 42 pictures/s.
@@ -56,8 +57,15 @@ def cosine_rate(step: int, steps: int, peak: float, warmup: int) -> float:
 
 
 def normalise(images: Tensor, recipe: Recipe) -> Tensor:
+    """(B, 1, S, S) films in [0, 1] -> (B, C, S, S), as `transforms.prepare` makes them for the product."""
     spec = recipe.image_spec
-    return (images - spec.mean[0]) / spec.std[0]
+    maps = torch.from_numpy(np.stack([structure_maps(film) for film in images[:, 0].numpy()]))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    return (maps - mean) / std
+
+
+def _film_alone(pixels: Tensor) -> Tensor:
+    return torch.cat([pixels[:, :1], torch.zeros_like(pixels[:, 1:])], dim=1)
 
 
 def labels_of(pool: Pool, indices: np.ndarray, masks: Tensor) -> Labels:
@@ -74,6 +82,8 @@ class TowerTrainer:
         self.generator = torch.Generator().manual_seed(recipe.seed * 97 + team.rank)
         self.rng = np.random.default_rng((recipe.seed, team.rank))
         self.teacher = TowerTeacher(tower_config(recipe)).train()
+        with torch.no_grad():  # the maps say nothing until they are shown
+            self.teacher.tower.embeddings.patch_embeddings.projection.weight[:, 1:] = 0
         self.optimizer = _optimizer(self.teacher)
         self.balance = Balance.even()
 
@@ -82,6 +92,8 @@ class TowerTrainer:
         self.step = state["step"]
         if self.step > self.recipe.coarse_steps:
             self._refine(pool)
+        if self.step > self._film_steps:
+            self._show_maps(pool)
         self.teacher.load_state_dict(state["teacher"])
         if state["optimizer"]:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -103,10 +115,13 @@ class TowerTrainer:
         pool.grow_to(int(recipe.first_phantoms + recipe.phantoms_per_step * self.step))
         if self.step == recipe.coarse_steps:
             self._refine(pool)
+        if self.step == self._film_steps:
+            self._show_maps(pool)
         indices = self.rng.integers(0, pool.available, self.team.share_of(recipe.batch))
         images, masks = augment(pool.images(indices), pool.masks(indices), self.generator)
+        pixels = normalise(images, recipe)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = self.teacher(normalise(images, recipe))
+            logits = self.teacher(pixels if self.step >= self._film_steps else _film_alone(pixels))
         loss, parts = tower_loss(logits, labels_of(pool, indices, masks), self.balance)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
@@ -118,21 +133,36 @@ class TowerTrainer:
         self.step += 1
         return parts
 
+    @property
+    def _film_steps(self) -> int:
+        return self.recipe.coarse_steps + self.recipe.fine_steps
+
     def _rate(self) -> float:
-        """Half a cosine for the large structures, then a whole one for the small."""
-        recipe, fine = self.recipe, self.step - self.recipe.coarse_steps
-        if fine < 0:
+        """Three cosines from the same peak; the first two are cut before they end, the last is whole."""
+        recipe, step, peak = self.recipe, self.step, self.recipe.tower_rate
+        if step < recipe.coarse_steps:
+            return cosine_rate(step, recipe.coarse_steps * 5 // 3, peak, recipe.coarse_steps // 12)
+        if step < self._film_steps:
             return cosine_rate(
-                self.step, 2 * recipe.coarse_steps, recipe.tower_rate, recipe.coarse_steps // 10
+                step - recipe.coarse_steps, recipe.fine_steps * 7 // 4, peak, recipe.fine_steps // 11
             )
-        return cosine_rate(fine, recipe.fine_steps, recipe.tower_rate, recipe.fine_steps // 20)
+        return cosine_rate(step - self._film_steps, recipe.map_steps, peak, recipe.map_steps // 15)
 
     def _refine(self, pool: Pool) -> None:
         """From here on small structures count: whitened patches, balanced losses, a fresh optimiser."""
         pool.grow_to(min(2 * SHARD_SIZE, pool.job.count))
         first = np.arange(min(2 * SHARD_SIZE, pool.available))
-        whiten_patches(self.teacher.tower, normalise(pool.images(first[::4]), self.recipe))
         self.balance = Balance.of(pool.masks(first), pool.labels("presence", first))
+        self._whiten(pool, first, film_alone=True)
+
+    def _show_maps(self, pool: Pool) -> None:
+        """From here on the tower sees the maps as well, in whitened coordinates of all three channels."""
+        bake_patches(self.teacher.tower)
+        self._whiten(pool, np.arange(min(2 * SHARD_SIZE, pool.available)), film_alone=False)
+
+    def _whiten(self, pool: Pool, indices: np.ndarray, *, film_alone: bool) -> None:
+        pixels = normalise(pool.images(indices[::4]), self.recipe)
+        whiten_patches(self.teacher.tower, _film_alone(pixels) if film_alone else pixels)
         self.optimizer = _optimizer(self.teacher)
 
 

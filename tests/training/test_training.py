@@ -113,7 +113,8 @@ def test_the_committed_model_was_made_by_the_committed_recipe() -> None:
 
 def test_whitening_changes_the_coordinates_and_not_the_function() -> None:
     tower = Dinov2Model(tower_config(MICRO)).eval()
-    pixels = torch.randn(4, 1, MICRO.image_px, MICRO.image_px, generator=torch.Generator().manual_seed(1))
+    chance = torch.Generator().manual_seed(1)
+    pixels = torch.randn(8, 3, MICRO.image_px, MICRO.image_px, generator=chance)
     before = tower(pixels).last_hidden_state
     whiten_patches(tower, pixels)
     torch.testing.assert_close(tower(pixels).last_hidden_state, before, atol=1e-4, rtol=1e-4)
