@@ -23,11 +23,9 @@
     │   ├── ForeignImage               a real film given to the model that knows phantoms only
     │   ├── PromptTooLong
     │   ├── OutOfMemory
-    │   ├── WorkerUnavailable          the engine process died or does not answer
-    │   └── Busy                       the queue is full
+    │   └── WorkerUnavailable          the engine process died or does not answer
     ├── PhantomError                   a phantom that cannot be computed as asked
     ├── EvaluationError
-    │   └── UnparsableJudgement
     └── SettingsError                  a bad value in the environment or on the command line
 
 Messages say what was wrong, the value found and the values allowed; the hint says what to do next.
@@ -37,7 +35,6 @@ They never carry file names, tag values of a patient, paths or text from a libra
 from __future__ import annotations
 
 __all__ = [
-    "Busy",
     "CheckpointError",
     "CorruptWeights",
     "CxrAssistantError",
@@ -57,7 +54,6 @@ __all__ = [
     "SettingsError",
     "StudyError",
     "UnknownCheckpoint",
-    "UnparsableJudgement",
     "UnreadableImage",
     "UnsupportedFileType",
     "UnsupportedModality",
@@ -234,12 +230,6 @@ class WorkerUnavailable(GenerationError):
     code = "worker_unavailable"
 
 
-class Busy(GenerationError):
-    """More people are waiting than the queue holds."""
-
-    code = "busy"
-
-
 class PhantomError(CxrAssistantError):
     """A phantom cannot be computed as asked."""
 
@@ -250,12 +240,6 @@ class EvaluationError(CxrAssistantError):
     """An evaluation could not be carried out."""
 
     code = "evaluation"
-
-
-class UnparsableJudgement(EvaluationError):
-    """A judge answered in a form that cannot be scored; the sample stays unscored."""
-
-    code = "unparsable_judgement"
 
 
 class SettingsError(CxrAssistantError):
