@@ -201,8 +201,9 @@ class Session:
         return hmac.new(self.key, digest.encode(), hashlib.sha256).hexdigest()
 
     def film_by_token(self, token: str) -> Radiograph | None:
-        films = self.study.radiographs
-        return next((r for r in films if hmac.compare_digest(self.film_token(r.digest), token)), None)
+        films, asked = self.study.radiographs, token.encode()  # bytes: a URL's text need not be ASCII
+        tokens = (self.film_token(film.digest).encode() for film in films)
+        return next((f for f, t in zip(films, tokens, strict=True) if hmac.compare_digest(t, asked)), None)
 
     # The chat ----------------------------------------------------------------------------------
 

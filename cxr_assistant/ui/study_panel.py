@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StudyPanel", "truth_of"]
 
+MAX_SEED_DIGITS = 9  # as many as the form lets a person type
+
 _log = logging.getLogger(__name__)
 _UNREADABLE = Problem("The file could not be read.", "Try another export of the film.", "unreadable")
 _LOST = Problem("The file did not arrive whole.", "Add it again.", "upload_lost")
@@ -54,7 +56,7 @@ class StudyPanel:
 
     def add_example(self, session: Session, number: str) -> Session:
         """A new study with the films of one of the bundled examples; an unknown one changes nothing."""
-        if not number.isdecimal() or int(number) >= len(self._examples):
+        if number not in map(str, range(len(self._examples))):
             return session
         session = session.new_study()
         for path in self._examples[int(number)].films:
@@ -122,7 +124,7 @@ def truth_of(phantom: Phantom) -> Truth:
         seed=phantom.seed,
         view=phantom.view.value,
         report=phantom.report,
-        findings=tuple(_known(finding) for finding in phantom.findings if str(finding.kind) != "none"),
+        findings=tuple(_known(finding) for finding in phantom.findings),
     )
 
 
@@ -136,8 +138,12 @@ def _known(finding: PhantomFinding) -> KnownFinding:
 def _seed(text: str) -> int:
     if not text.strip():
         return secrets.randbelow(1_000_000)
-    if not text.strip().isdecimal():
-        raise PhantomError("The seed is not a whole number.", hint="Leave it empty for a random patient.")
+    # Bounded before int(), which refuses thousands of digits with an error of its own.
+    if not text.strip().isdecimal() or len(text.strip()) > MAX_SEED_DIGITS:
+        raise PhantomError(
+            f"The seed is not a whole number of up to {MAX_SEED_DIGITS} digits.",
+            hint="Leave it empty for a random patient.",
+        )
     return int(text)
 
 

@@ -87,6 +87,7 @@ def test_a_token_is_worth_nothing_to_somebody_else(client: TestClient, sessions:
     assert client.get(f"/film/bob/{stolen}/pixels").status_code == 404
     assert client.get(f"/film/nobody/{stolen}/pixels").status_code == 404
     assert client.get(f"/film/ann/{'0' * 64}/pixels").status_code == 404
+    assert client.get(f"/film/ann/{'é' * 64}/pixels").status_code == 404
     assert client.get(f"/film/ann/{stolen}/header").status_code == 404
 
 

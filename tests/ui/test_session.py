@@ -105,6 +105,7 @@ def test_a_film_token_opens_its_film_for_its_owner_alone(session: Session) -> No
     stranger = Session("embedded").with_film(make_radiograph(phantom=True))
     assert session.film_by_token(token) == session.shown_film
     assert stranger.film_by_token(token) is None
+    assert session.film_by_token("é" * 64) is None
 
 
 @pytest.mark.parametrize(("task", "is_told"), [(Task.FINDINGS, True), (Task.QUESTION, False)])

@@ -68,7 +68,11 @@ def test_a_normal_synthetic_patient_has_no_known_finding(panel: StudyPanel, visi
     assert made.truth is not None and made.truth.findings == ()
 
 
-@pytest.mark.parametrize("wishes", [{"seed": "twelve"}, {"finding": "none", "severity": "large"}])
+@pytest.mark.parametrize(
+    "wishes",
+    [{"seed": "twelve"}, {"seed": "9" * 5000}, {"finding": "none", "severity": "large"}],
+    ids=["words", "too-long", "contradiction"],
+)
 def test_wishes_that_cannot_be_met_are_a_card_and_the_study_stays(
     panel: StudyPanel, session: Session, wishes: dict[str, str]
 ) -> None:
@@ -113,6 +117,6 @@ def test_an_example_opens_a_study_of_its_own(
     assert (panel.example_picture(0) or b"").startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("number", ["7", "-1", "one", ""])
+@pytest.mark.parametrize("number", ["7", "-1", "one", "", "1" * 5000])
 def test_an_unknown_example_changes_nothing(panel: StudyPanel, session: Session, number: str) -> None:
     assert panel.add_example(session, number) is session
