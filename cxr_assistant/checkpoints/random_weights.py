@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cxr_assistant.checkpoints.random_layouts import PUBLISHED_SIZES, Layout, Sizes, layout_of
+from cxr_assistant.checkpoints.random_layouts import Layout, layout_of
+from cxr_assistant.checkpoints.random_sizes import PUBLISHED_SIZES, Sizes
 from cxr_assistant.checkpoints.random_tokenizers import write_byte_level_bpe, write_sentencepiece
 from cxr_assistant.checkpoints.spec import Checkpoint
 from cxr_assistant.checkpoints.tensors import TensorSpec, write_safetensors

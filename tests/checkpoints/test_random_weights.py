@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cxr_assistant.checkpoints.blindness import require_sight
-from cxr_assistant.checkpoints.random_layouts import PUBLISHED_SIZES, TINY_SIZES, layout_of
+from cxr_assistant.checkpoints.random_layouts import layout_of
+from cxr_assistant.checkpoints.random_sizes import PUBLISHED_SIZES, TINY_SIZES
 from cxr_assistant.checkpoints.random_weights import write_random_checkpoint
 from cxr_assistant.checkpoints.spec import find_module, get_checkpoint
 from cxr_assistant.errors import CheckpointError

@@ -10,7 +10,7 @@ import torch
 
 from cxr_assistant.checkpoints import cxr_llava
 from cxr_assistant.checkpoints.blindness import require_sight
-from cxr_assistant.checkpoints.random_layouts import TINY_SIZES
+from cxr_assistant.checkpoints.random_sizes import TINY_SIZES
 from cxr_assistant.checkpoints.random_weights import write_random_checkpoint
 from cxr_assistant.checkpoints.spec import find_module
 from cxr_assistant.errors import WeightsMismatch
