@@ -44,9 +44,13 @@ DOORS = {
     "gradio": {"ui"},
     "fastapi": {"ui"},
     "starlette": {"ui"},
-    "torch": {"models", "checkpoints", "engine", "evidence", "training", "serving", "imaging"},
+    "torch": {"models", "checkpoints", "engine", "evidence", "training", "serving"},
     "transformers": {"models", "checkpoints", "engine", "evidence", "training"},
-    "safetensors": {"checkpoints", "models", "training"},
+    "bitsandbytes": {"models"},
+    "accelerate": {"models", "checkpoints"},  # checkpoints streams weights in with its empty layers and hooks
+    "safetensors": {"checkpoints", "models", "training"},  # beyond checkpoints: the phantom gate's own file
+    "tokenizers": {"checkpoints", "training"},  # training learns the embedded model's vocabulary
+    "sentencepiece": {"checkpoints"},
     "huggingface_hub": {"checkpoints"},
 }
 SURFACE = {"__init__", "__main__"}
