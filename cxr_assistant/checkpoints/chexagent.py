@@ -12,13 +12,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_assistant.checkpoints.chexagent_prompts import PROMPTS, WORDINGS, ask_in_words
 from cxr_assistant.checkpoints.spec import Checkpoint, Licence, RemoteFile, TaskWording
 from cxr_assistant.checkpoints.tokenizer import FolderTokenizer
-from cxr_assistant.conversation import Conversation, Role
+from cxr_assistant.conversation import Conversation
 from cxr_assistant.errors import InvalidStudy, MissingRadiograph, WeightsMismatch
 from cxr_assistant.generation import GenerationEvent
 from cxr_assistant.imaging.rendering import Rendering
@@ -29,7 +29,7 @@ from cxr_assistant.tasks import Task
 if TYPE_CHECKING:
     from cxr_assistant.models.vlm import Processor, Prompt, Tokenizer, VisionLanguageModel
 
-__all__ = ["CHECKPOINTS", "PROMPTS", "WEIGHT_MAP", "build", "convert", "interpret", "render"]
+__all__ = ["CHECKPOINTS", "WEIGHT_MAP", "build", "convert", "interpret", "render"]
 
 # ------------------------------------------------------------------------------------------ the checkpoint
 
@@ -37,99 +37,6 @@ _REPOSITORY = "StanfordAIMI/CheXagent-2-3b"
 _REVISION = "8f19b53a2eceda4c33b0acec6c81fbc293ad80d0"
 _TOWER = "StanfordAIMI/XraySigLIP__vit-l-16-siglip-384__webli"
 _TOWER_REVISION = "f0edbf5d90dba44edb7f4f96d8663537cb0749bf"
-
-ANATOMIES = (
-    "Airway",
-    "Breathing",
-    "Cardiac",
-    "Diaphragm",
-    "Everything else (e.g., mediastinal contours, bones, soft tissues, tubes, valves, and pacemakers)",
-)
-
-# The words of the authors' wrapper and demos (GitHub Stanford-AIMI/CheXagent, e4f31e6), by their names there.
-PROMPTS: Mapping[str, str] = {
-    "view_classification": "What is the view of this chest X-ray? Options: (a) PA, (b) AP, (c) LATERAL",
-    "view_matching": "Do these images belong to the same study?",
-    "binary_disease_classification": "Does this chest X-ray contain a {text}?",
-    "disease_identification": "Given the CXR, identify any diseases. Options:\n{text}",
-    "findings_generation": 'Given the indication: "{text}", write a structured findings section for the CXR.',
-    "findings_generation_without_indication": "Write a findings section for the CXR.",  # templates.py
-    "findings_generation_section_by_section": (
-        'Please provide a detailed description of "{text}" in the chest X-ray'
-    ),
-    "image_text_matching": "Decide if the provided image matches the following text: {text}",
-    "phrase_grounding": "Please locate the following phrase: {text}",
-    "abnormality_detection": (
-        "Locate areas in the chest X-ray where {text} are present, using bounding box coordinates"
-    ),
-    "chest_tube_detection": "Locate chest tubes and specify their positions with bounding box coordinates",
-    "rib_fracture_detection": (
-        "Locate rib fractures and specify their positions with bounding box coordinates"
-    ),
-    "foreign_objects_detection": (
-        "Examine the chest X-ray for the presence of foreign objects, such as tubes, clips, or hardware, "
-        "and provide their locations with bounding box coordinates."
-    ),
-    # The official call puts the list of image paths where the disease belongs: not reproduced.
-    "temporal_image_classification": (
-        "You are given two images: one reference image and one new image. Please identify the progression "
-        "of {text}:\n(a) worsening\n(b) stable\n(c) improving"
-    ),
-    "findings_summarization": "Summarize the following Findings: {text}",
-    "named_entity_recognition": (
-        "Given the list of entity types [Observation (Definitely Absent), Observation (Definitely Present), "
-        "Observation (Uncertain), Anatomy], find out all words/phrases that indicate the above types of "
-        "named entities. Sentence: {text}"
-    ),
-    "demo_view": "Determine the view of this CXR",
-    "demo_impression": "Write the Impression section for the following Findings: {text}",
-    "structured_report_findings": "Structured Radiology Report Generation for Findings Section",
-    "structured_report_impression": "Structured Radiology Report Generation for Impression Section",
-}
-
-_NAMED_DETECTIONS = {
-    "chest tubes": PROMPTS["chest_tube_detection"],
-    "rib fractures": PROMPTS["rib_fracture_detection"],
-    "foreign objects": PROMPTS["foreign_objects_detection"],
-}
-
-_TASKS = {
-    Task.FINDINGS: TaskWording(
-        prompt=PROMPTS["findings_generation_without_indication"],
-        hint="The reason for the exam, when given, is added in the words used in training.",
-    ),
-    Task.SECTIONS: TaskWording(
-        prompt=PROMPTS["findings_generation_section_by_section"],
-        hint="One answer per part of the chest.",
-        needs_text=True,
-        choices=ANATOMIES,
-    ),
-    Task.IMPRESSION: TaskWording(
-        prompt=PROMPTS["demo_impression"],
-        hint="The findings to conclude from; the last answer is taken when this is left empty.",
-        needs_text=True,
-        num_images=0,
-    ),
-    Task.QUESTION: TaskWording(prompt="{text}", hint="Any question about the film.", needs_text=True),
-    Task.VIEW: TaskWording(prompt=PROMPTS["view_classification"], choices=("PA", "AP", "LATERAL")),
-    Task.VIEW_MATCHING: TaskWording(prompt=PROMPTS["view_matching"], num_images=2),
-    Task.GROUNDING: TaskWording(
-        prompt=PROMPTS["phrase_grounding"], hint="The phrase to locate.", needs_text=True
-    ),
-    Task.DETECTION: TaskWording(
-        prompt=PROMPTS["abnormality_detection"],
-        hint="What to detect, such as pleural effusion.",
-        needs_text=True,
-        choices=tuple(_NAMED_DETECTIONS),
-    ),
-    Task.PROGRESSION: TaskWording(
-        prompt=PROMPTS["temporal_image_classification"],
-        hint="The finding to follow, such as pneumonia.",
-        needs_text=True,
-        needs_prior=True,
-        num_images=2,
-    ),
-}
 
 _ONE_FILM = frozenset({Task.VIEW, Task.GROUNDING, Task.DETECTION})
 
@@ -165,7 +72,7 @@ _CHEXAGENT = Checkpoint(
     citation=(
         "Chen et al. CheXagent: Towards a Foundation Model for Chest X-Ray Interpretation. arXiv 2401.12208."
     ),
-    tasks=_TASKS,
+    tasks=WORDINGS,
     image=ImageSpec(
         size_px=512,  # config.json: visual.image_size
         channels=3,
@@ -253,7 +160,7 @@ def render(
     The newest question may be the bare text (a phrase, a finding) or already stand in the task's words.
     Raises: MissingRadiograph, InvalidStudy for more films than the model reads.
     """
-    question = _question(checkpoint, study, conversation, task)
+    question = ask_in_words(checkpoint, study, conversation, task)
     return render_chat(question, _films(checkpoint, study, task), processor)
 
 
@@ -277,40 +184,6 @@ def chat_pieces(question: str, films: Sequence[Radiograph]) -> list[str | Radiog
         pieces += [f"{text}Picture {number}:", Mark("<|img|>"), film, Mark("<|/img|>")]
         text = "\n"
     return [*pieces, text + question, end, "\n<|assistant|>\n"]
-
-
-class RegionTokenizer(FolderTokenizer):
-    """Byte-level BPE whose region tokens (`<|box|>` and so on) stay in the text."""
-
-    def official_text(self, token_ids: Sequence[int]) -> str:
-        """The answer as the authors' tokenizer prints it: spaces around every added token, then cleaned up.
-
-        Only for comparing with their outputs: nobody is shown spaces that no token stands for.
-        """
-        added = self._tokenizer.get_added_tokens_decoder()
-        runs = groupby(token_ids, key=lambda i: i if i in added else -1)
-        text = " ".join(
-            " ".join(added[key].content for _ in run) if key in added else self.decode(list(run))
-            for key, run in runs
-        )
-        for spaced, plain in _CLEAN_UP:
-            text = text.replace(spaced, plain)
-        return text
-
-
-# transformers' clean_up_tokenization, on by default in 4.40 and off in 5.
-_CLEAN_UP = (
-    (" .", "."),
-    (" ?", "?"),
-    (" !", "!"),
-    (" ,", ","),
-    (" ' ", "'"),
-    (" n't", "n't"),
-    (" 'm", "'m"),
-    (" 's", "'s"),
-    (" 've", "'ve"),
-    (" 're", "'re"),
-)
 
 
 def _token_or_text(piece: str | Radiograph, tokenizer: Tokenizer) -> str | int | Radiograph:
@@ -352,37 +225,6 @@ def _films(checkpoint: Checkpoint, study: Study, task: Task) -> tuple[Radiograph
             hint="Add a film.",
         )
     return films
-
-
-def _question(checkpoint: Checkpoint, study: Study, conversation: Conversation, task: Task) -> str:
-    """The task's words around what the person typed."""
-    asked, wording = conversation.last_question.strip(), checkpoint.tasks.get(task)
-    if wording is None:
-        return asked
-    if task is Task.FINDINGS and "{text}" not in wording.prompt and asked in ("", wording.prompt):
-        is_general = wording.prompt == PROMPTS["findings_generation_without_indication"]
-        if is_general and study.indication:
-            return PROMPTS["findings_generation"].replace("{text}", study.indication)
-        return wording.prompt
-    if not wording.needs_text:
-        return asked or wording.prompt
-    text = _bare_text(wording.prompt, asked)
-    if task is Task.IMPRESSION and not text:
-        text = _last_answer(conversation)
-    if task is Task.DETECTION and text.lower() in _NAMED_DETECTIONS:
-        return _NAMED_DETECTIONS[text.lower()]
-    return wording.prompt.replace("{text}", text)
-
-
-def _bare_text(prompt: str, asked: str) -> str:
-    """What stands in the place of {text} when `asked` has the form of `prompt`; `asked` itself otherwise."""
-    form = re.escape(prompt).replace(re.escape("{text}"), "(.*)")
-    match = re.fullmatch(form, asked, re.DOTALL)
-    return match[1] if match else asked
-
-
-def _last_answer(conversation: Conversation) -> str:
-    return next((turn.text for turn in reversed(conversation.turns) if turn.role is Role.ASSISTANT), "")
 
 
 # ----------------------------------------------------------------------------------------------- the model
@@ -506,7 +348,7 @@ def _read_processor(directory: Path, config: Mapping[str, Any]) -> Processor:
     )
     stop = config["eos_token_id"]
     return Processor(
-        tokenizer=RegionTokenizer(directory),
+        tokenizer=FolderTokenizer(directory),
         image=image,
         num_image_tokens=(vision["image_size"] // vision["patch_size"]) ** 2,
         context_length=max(_CHEXAGENT.context_length, config["text_config"]["max_position_embeddings"]),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cxr_assistant.checkpoints import chexagent
-from cxr_assistant.checkpoints.chexagent import ANATOMIES, PROMPTS
+from cxr_assistant.checkpoints.chexagent_prompts import ANATOMIES, PROMPTS
 from cxr_assistant.checkpoints.spec import get_checkpoint
 from cxr_assistant.conversation import Conversation
 from cxr_assistant.errors import InvalidStudy, MissingRadiograph, UnsupportedTask
