@@ -26,7 +26,7 @@ class Settings:
     device: str  # CXR_DEVICE: "auto", "cpu" or "cuda"
     host: str  # CXR_HOST
     port: int  # CXR_PORT; a Space sets GRADIO_SERVER_PORT
-    max_queue: int  # CXR_MAX_QUEUE: people who may wait
+    max_queue: int  # CXR_MAX_QUEUE: answers that may be open at once; whoever comes later waits in the page
     threads: int  # CXR_THREADS: CPU threads of the engine, 0 = all cores
     checkpoint_dir: Path | None = None  # CXR_CHECKPOINT_DIR: the folder of `checkpoint` itself
     precision: str = "auto"  # CXR_PRECISION: "auto" (the best that fits) or another of PRECISIONS
@@ -44,7 +44,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         weights_dir=weights_dir,
         checkpoint_dir=Path(checkpoint_dir).expanduser() if checkpoint_dir else None,
-        checkpoint=env.get("CXR_CHECKPOINT", "embedded"),
+        checkpoint=env.get("CXR_CHECKPOINT") or "embedded",
         worker=_choice(env, "CXR_WORKER", "process", ("process", "inline")),
         device=_choice(env, "CXR_DEVICE", "auto", ("auto", "cpu", "cuda")),
         host=host,
@@ -57,7 +57,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def _choice(env: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:
-    value = env.get(name, default)
+    value = env.get(name) or default
     if value not in allowed:
         raise SettingsError(
             f"{name} is {value!r}; allowed: {', '.join(allowed)}.", hint=f"Unset it for {default!r}."

@@ -32,6 +32,11 @@ def test_each_field_follows_its_variable() -> None:
     assert (settings.worker, settings.threads) == ("inline", 4)
 
 
+def test_an_empty_variable_means_its_default() -> None:
+    names = ("CHECKPOINT", "WORKER", "DEVICE", "PRECISION", "ALLOW_FETCH", "WEIGHTS_DIR", "PORT", "MAX_QUEUE")
+    assert read_settings({f"CXR_{name}": "" for name in names}) == read_settings({})
+
+
 def test_our_port_wins_over_the_port_of_a_space() -> None:
     assert read_settings({"GRADIO_SERVER_PORT": "7861"}).port == 7861
     assert read_settings({"GRADIO_SERVER_PORT": "7861", "CXR_PORT": "8000"}).port == 8000
