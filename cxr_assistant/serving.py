@@ -7,8 +7,8 @@ user interface. torch is imported when a service is made, so that this module ca
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["CheckpointService", "make_service"]
 
 MAX_RESIDENT = 3
+MAX_ADMITTED = 1024  # digests of films that the phantom gate let in
 
 
 def make_service(settings: Settings) -> CheckpointService:
@@ -58,13 +59,14 @@ def _load_if_there(service: CheckpointService, checkpoint: str) -> None:
 
 @dataclass(frozen=True)
 class _Resident:
-    """A checkpoint in memory; `gate` is the phantom gate of a folder that has one."""
+    """A checkpoint in memory; `gate` is the phantom gate of a folder that has one, `admitted` its memory."""
 
     checkpoint: Checkpoint
     module: CheckpointModule
     model: VisionLanguageModel
     gate: Any
     precision: str
+    admitted: set[str] = field(default_factory=set)
 
 
 class CheckpointService:
@@ -120,10 +122,10 @@ class CheckpointService:
     def _get(self, name: str, asked: str | None = None) -> tuple[_Resident, Notice | None]:
         """The checkpoint in memory, in the precision that was asked for; a remark when it was just loaded
         in one that a person should know of."""
-        asked, remark = asked or self._settings.precision, None
+        checkpoint = get_checkpoint(name)
+        asked, remark = _precision_for(checkpoint, asked or self._settings.precision), None
         with self._loading:
             if not self._has(name, asked):
-                checkpoint = get_checkpoint(name)
                 folder = locate(checkpoint, self._given_folder(name), weights_dir=self._settings.weights_dir)
                 self._residents.pop(name, None)
                 self._make_room()
@@ -171,6 +173,15 @@ class CheckpointService:
                 return device.name, fit.precision.value
 
 
+def _precision_for(checkpoint: Checkpoint, asked: str) -> str:
+    """float32 behind the phantom gate, whatever is asked.
+
+    The gate's threshold was set on float32 features of the tower; rounded ones could let a film in. The
+    embedded model is so small that this costs nothing.
+    """
+    return "fp32" if checkpoint.phantoms_only else asked
+
+
 def _remark_on(resident: _Resident, asked: str) -> Notice | None:
     """What a person should know of the precision that was chosen for them."""
     if asked != "auto" or resident.precision not in ("int8", "nf4", "offload"):
@@ -205,15 +216,26 @@ def _load_gate(checkpoint: Checkpoint, folder: Path) -> Any:
 
 
 def _check_gate(resident: _Resident, prompt: Prompt) -> Iterator[Notice]:
-    """Raise ForeignImage for a film that is no phantom; say so where a folder cannot tell."""
+    """Raise ForeignImage for a film that is no phantom; say so where a folder cannot tell.
+
+    The gate runs the tower, so a film that it let in is not held up at the next question.
+    """
     if resident.gate is not None:
-        resident.gate.check(resident.model, prompt.pixel_values)
+        if not resident.admitted.issuperset(prompt.digests):
+            resident.gate.check(resident.model, prompt.pixel_values)
+            _admit(resident.admitted, prompt.digests)
     elif resident.checkpoint.phantoms_only:
         yield Notice(
             f"This copy of the {resident.checkpoint.title} cannot tell a phantom from the film of a person; "
             "what it says of a person means nothing.",
             code="no-gate",
         )
+
+
+def _admit(admitted: set[str], digests: Sequence[str]) -> None:
+    if len(admitted) >= MAX_ADMITTED:
+        admitted.clear()  # whoever comes again is checked again
+    admitted.update(digests)
 
 
 def _signed(event: GenerationEvent, checkpoint: Checkpoint) -> GenerationEvent:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cxr_assistant import serving
 from cxr_assistant.checkpoints import embedded
@@ -141,6 +142,49 @@ def test_a_foreign_film_is_not_reported_on(
         collect(service.generate(request_for(), lambda: False))
 
 
+class OpenGate:
+    """Lets everybody in, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+
+    def check(self, *_: Any) -> None:
+        self.num_asked += 1
+
+
+@pytest.fixture
+def gate(service: CheckpointService, monkeypatch: pytest.MonkeyPatch) -> OpenGate:
+    gate = OpenGate()
+    resident = replace(service._residents["embedded"], gate=gate, admitted=set())
+    monkeypatch.setitem(service._residents, "embedded", resident)
+    return gate
+
+
+def test_a_follow_up_does_not_ask_the_gate_again(service: CheckpointService, gate: OpenGate) -> None:
+    for question in ("Is there a nodule?", "Where is it?"):
+        collect(service.generate(request_for(question), lambda: False))
+    assert gate.num_asked == 1
+
+
+def test_the_memory_of_the_gate_is_bounded(
+    service: CheckpointService, gate: OpenGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "MAX_ADMITTED", 3)
+    for number in range(8):
+        serving._admit(service._residents["embedded"].admitted, [str(number)])
+    assert service._residents["embedded"].admitted == {"6", "7"}
+
+
+@pytest.mark.parametrize("asked", ["auto", "bf16", "nf4"])
+def test_the_model_behind_the_gate_is_float32_whatever_is_asked(settings: Settings, asked: str) -> None:
+    service = CheckpointService(replace(settings, precision=asked))
+    service.load("embedded")
+    first = service._residents["embedded"]
+    assert first.precision == "fp32" and first.model.dtype is torch.float32
+    service.load("embedded")
+    assert service._residents["embedded"] is first
+
+
 def test_a_folder_without_a_gate_says_that_it_cannot_tell(service: CheckpointService) -> None:
     (notice,) = collect(service.generate(request_for(), lambda: False)).notices
     assert notice.code == "no-gate"
@@ -208,7 +252,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         return Device("cpu", "CPU", int(free["gib"] * GIB), 64 * GIB)
 
     monkeypatch.setattr("cxr_assistant.models.precision.read_device", read)
-    large = replace(embedded.CHECKPOINT, num_parameters=7_000_000_000)
+    large = replace(embedded.CHECKPOINT, num_parameters=7_000_000_000, phantoms_only=False)
     monkeypatch.setattr(serving, "get_checkpoint", lambda name: replace(large, name=name))
     monkeypatch.setattr(serving, "find_module", lambda _: embedded)
     return free
