@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cxr_assistant.checkpoints.spec import Checkpoint, list_checkpoints
-from cxr_assistant.conversation import Conversation
+from cxr_assistant.conversation import Conversation, Role
 from cxr_assistant.errors import (
     ForeignImage,
     PhantomError,
@@ -24,13 +24,17 @@ from cxr_assistant.errors import (
     UnknownCheckpoint,
     UnsupportedTask,
 )
-from cxr_assistant.fitting import deed, fit_study, put_in_words, task_names
+from cxr_assistant.fitting import deed, fit_study, put_in_words, questions_of, task_names
 from cxr_assistant.generation import (
+    Completed,
+    FinishReason,
     GenerationEvent,
     GenerationRequest,
     IsCancelled,
     Notice,
     SamplingParams,
+    TextDelta,
+    Usage,
     never_cancelled,
 )
 from cxr_assistant.settings import PRECISIONS, Settings, read_settings
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["GREEDY", "Assistant", "load", "make_session_key", "read_study"]
 
 GREEDY = SamplingParams()
+NEXT_PART = "\n\n"
 _Words = TypeVar("_Words", bound=StrEnum)
 _NEEDS_BOXES = frozenset({Task.GROUNDING, Task.DETECTION})
 
@@ -92,15 +97,22 @@ class Assistant:
         """
         chosen, choice_notices = self._choose(task, checkpoint)
         usable, film_notices = fit_study(study, chosen, task)
+        parts = questions_of(conversation, chosen, task)
+        asked = (
+            replace_last(conversation, self.in_words(task, parts[0], chosen.name)) if parts else conversation
+        )
         request = GenerationRequest(
             checkpoint=chosen.name,
             task=task,
             study=usable,
-            conversation=put_in_words(conversation, chosen, task),
+            conversation=put_in_words(asked, chosen, task),
             params=params,
             precision=precision,
         )
-        return self._stream(chosen, (*choice_notices, *film_notices), request, is_cancelled)
+        notices = (*choice_notices, *film_notices)
+        if parts:
+            return self._stream_parts(chosen, notices, request, parts, is_cancelled)
+        return self._stream(chosen, notices, request, is_cancelled)
 
     def in_words(self, task: Task, text: str = "", checkpoint: str | None = None) -> str:
         """What to ask for `task`: the checkpoint's exact words around `text`, or `text` where it has none."""
@@ -247,6 +259,29 @@ class Assistant:
                 hint=self._others(request.task, "for real films"),
             ) from error
 
+    def _stream_parts(
+        self,
+        chosen: Checkpoint,
+        notices: tuple[Notice, ...],
+        request: GenerationRequest,
+        parts: Sequence[str],
+        is_cancelled: IsCancelled,
+    ) -> Iterator[GenerationEvent]:
+        """One answer made of an answer per part, each under its name, with one end and the sum of costs."""
+        total, last = Usage(), Completed(FinishReason.CANCELLED, Usage())
+        for number, part in enumerate(parts):
+            words = replace_last(request.conversation, self.in_words(request.task, part, chosen.name))
+            asked = replace(request, conversation=words)
+            yield TextDelta(f"{NEXT_PART if number else ''}{part}: ")
+            for event in self._stream(chosen, () if number else notices, asked, is_cancelled):
+                if isinstance(event, Completed):
+                    last, total = event, total + event.usage
+                else:
+                    yield event
+            if last.finish_reason is FinishReason.CANCELLED:
+                break
+        yield replace(last, usage=total)
+
     def _others(self, task: Task, purpose: str) -> str:
         """A hint that names the checkpoints to choose instead."""
         real = [c for c in self._menu if not c.phantoms_only]
@@ -280,8 +315,19 @@ def load(
     return Assistant(
         _make_worker(worker or settings.worker, settings),
         checkpoint=settings.checkpoint,
-        store=WeightStore(settings.weights_dir, may_fetch=settings.may_fetch),
+        store=WeightStore(
+            settings.weights_dir,
+            may_fetch=settings.may_fetch,
+            given=settings.checkpoint if settings.checkpoint_dir else None,
+        ),
     )
+
+
+def replace_last(conversation: Conversation, question: str) -> Conversation:
+    """`conversation` with `question` in the place of the one that is open, or after the last answer."""
+    turns = conversation.turns
+    is_open = bool(turns) and turns[-1].role is Role.USER
+    return Conversation(turns[:-1] if is_open else turns).ask(question)
 
 
 def _one_of_precisions(precision: str) -> str:

@@ -14,7 +14,10 @@ from cxr_assistant.generation import Notice
 from cxr_assistant.study import Radiograph, Study
 from cxr_assistant.tasks import Task
 
-__all__ = ["deed", "fit_study", "put_in_words", "task_names"]
+EVERY_PART = "each part in turn"
+"""Stands where a part of the chest would, when all of them are asked for."""
+
+__all__ = ["EVERY_PART", "deed", "fit_study", "put_in_words", "questions_of", "task_names"]
 
 
 def fit_study(study: Study, checkpoint: Checkpoint, task: Task) -> tuple[Study, tuple[Notice, ...]]:
@@ -81,11 +84,27 @@ def _unused_film(radiograph: Radiograph, checkpoint: Checkpoint) -> Notice:
     return Notice(f"{checkpoint.title} reads {count}; a further film was not used.", code="unused-film")
 
 
+def questions_of(conversation: Conversation, checkpoint: Checkpoint, task: Task) -> tuple[str, ...]:
+    """The parts to ask for one after the other, where a report is wanted section by section and no part is
+    named; empty where one question is asked."""
+    wording = checkpoint.tasks.get(task)
+    if task is not Task.SECTIONS or wording is None or not (wording.needs_text and wording.choices):
+        return ()
+    asked = _open_question(conversation)
+    unnamed = ("", wording.prompt, wording.prompt.replace("{text}", EVERY_PART))
+    return wording.choices if asked in unnamed else ()
+
+
+def _open_question(conversation: Conversation) -> str:
+    is_open = conversation.turns and conversation.turns[-1].role is Role.USER
+    return conversation.last_question.strip() if is_open else ""
+
+
 def put_in_words(conversation: Conversation, checkpoint: Checkpoint, task: Task) -> Conversation:
     """`conversation` ending in a question: the person's, or the checkpoint's own words for `task`."""
-    if conversation.turns and conversation.turns[-1].role is Role.USER and conversation.last_question.strip():
+    wording, asked = checkpoint.tasks.get(task), _open_question(conversation)
+    if asked and not (wording and wording.needs_text and asked == wording.prompt):  # its gap was left open
         return conversation
-    wording = checkpoint.tasks.get(task)
     if wording is None and task is not Task.QUESTION:
         raise UnsupportedTask(
             f"{checkpoint.title} has no words of its own to {deed(task)}; it has: {task_names(checkpoint)}.",

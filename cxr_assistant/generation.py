@@ -101,6 +101,17 @@ class Usage:
     time_to_first_token_s: float = 0.0
     total_s: float = 0.0
 
+    def __add__(self, later: Usage) -> Usage:
+        """The cost of two answers given one after the other."""
+        waited = self.time_to_first_token_s if self.completion_tokens else later.time_to_first_token_s
+        return Usage(
+            self.prompt_tokens + later.prompt_tokens,
+            self.reused_tokens + later.reused_tokens,
+            self.completion_tokens + later.completion_tokens,
+            waited,
+            self.total_s + later.total_s,
+        )
+
 
 @dataclass(frozen=True)
 class Notice:

@@ -42,16 +42,22 @@ class Store(Protocol):
 
 
 class WeightStore:
-    """The folders and licences of this machine; `weights_dir` None stands for the settings' own."""
+    """The folders and licences of this machine; `weights_dir` None stands for the settings' own.
 
-    def __init__(self, weights_dir: Path | None = None, *, may_fetch: bool = True) -> None:
+    `given` is the name of the checkpoint whose folder somebody named: it needs no fetching.
+    """
+
+    def __init__(
+        self, weights_dir: Path | None = None, *, may_fetch: bool = True, given: str | None = None
+    ) -> None:
         self._weights_dir = weights_dir
+        self._given = given
         self.may_fetch = may_fetch
 
     def is_ready(self, checkpoint: Checkpoint) -> bool:
         from cxr_assistant.checkpoints.weights import is_ready
 
-        return is_ready(checkpoint, self._weights_dir)
+        return checkpoint.name == self._given or is_ready(checkpoint, self._weights_dir)
 
     def is_licence_accepted(self, checkpoint: Checkpoint) -> bool:
         from cxr_assistant.checkpoints.licences import is_licence_accepted
@@ -77,6 +83,8 @@ class WeightStore:
         from cxr_assistant.checkpoints.weights import fetch
 
         self._require_permission(checkpoint)
+        if self.is_ready(checkpoint):
+            return
 
         def tell(progress: Progress) -> None:
             # The meter is the one place that every stage passes often: an error from here ends each of them.

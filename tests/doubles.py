@@ -141,6 +141,7 @@ class StoreDouble:
     )
     error: CxrAssistantError | None = None
     pause_s: float = 0.0
+    stalls: bool = False  # after the first reading, until it is cancelled
 
     def is_ready(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.name in self.ready
@@ -157,8 +158,8 @@ class StoreDouble:
         return FetchPlan((), 4 * 10**9, 8 * 10**9, {Path("/"): 12 * 10**9})
 
     def fetch(self, checkpoint: Checkpoint, on_progress: OnProgress, is_cancelled: IsCancelled) -> None:
-        for step in self.steps:
-            end = monotonic() + self.pause_s
+        for number, step in enumerate(self.steps):
+            end = monotonic() + (float("inf") if number and self.stalls else self.pause_s)
             while monotonic() < end and not is_cancelled():
                 sleep(0.005)
             if is_cancelled():

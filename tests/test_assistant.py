@@ -23,6 +23,7 @@ from cxr_assistant.errors import (
     UnknownCheckpoint,
     UnsupportedTask,
 )
+from cxr_assistant.fitting import EVERY_PART
 from cxr_assistant.generation import FinishReason, collect
 from cxr_assistant.imaging.rendering import encode_png
 from cxr_assistant.models.precision import GIB, Device
@@ -339,3 +340,40 @@ def test_a_persons_precision_reaches_the_worker(assistant: Assistant, worker: Sc
 def test_an_unknown_precision_is_refused_at_the_door() -> None:
     with pytest.raises(SettingsError, match="'fp8'; allowed: auto, fp32"):
         load(precision="fp8", settings=read_settings({}), worker="inline")
+
+
+SECTIONED = replace(
+    CHEX,
+    tasks={
+        Task.SECTIONS: TaskWording(prompt="Describe {text}.", needs_text=True, choices=("Airway", "Bones"))
+    },
+)
+
+
+@pytest.mark.parametrize("asked", ["", "Describe {text}.", f"Describe {EVERY_PART}."])
+def test_a_report_section_by_section_is_one_answer_of_all_parts(worker: ScriptedWorker, asked: str) -> None:
+    desk = Assistant(worker, checkpoint="chex", menu=(SECTIONED,))
+    answer = collect(desk.respond(STUDY, Conversation().ask(asked), Task.SECTIONS))
+    assert answer.text == "Airway: The lungs are clear. \n\nBones: The lungs are clear. "
+    assert [r.conversation.last_question for r in worker.requests] == ["Describe Airway.", "Describe Bones."]
+    assert answer.usage.completion_tokens == 8
+
+
+def test_a_part_that_is_named_is_asked_for_alone(worker: ScriptedWorker) -> None:
+    desk = Assistant(worker, checkpoint="chex", menu=(SECTIONED,))
+    collect(desk.respond(STUDY, Conversation().ask("Bones"), Task.SECTIONS))
+    assert [r.conversation.last_question for r in worker.requests] == ["Bones"]
+
+
+def test_cancelling_between_parts_ends_the_answer(worker: ScriptedWorker) -> None:
+    desk = Assistant(worker, checkpoint="chex", menu=(SECTIONED,))
+    answer = collect(
+        desk.respond(STUDY, Conversation(), Task.SECTIONS, is_cancelled=lambda: len(worker.requests) > 1)
+    )
+    assert answer.finish_reason is FinishReason.CANCELLED and answer.text.endswith("Bones: ")
+
+
+def test_a_gap_that_was_left_open_is_an_empty_question(worker: ScriptedWorker) -> None:
+    desk = Assistant(worker, menu=MENU)
+    with pytest.raises(GenerationError, match="question is empty"):
+        desk.respond(STUDY, Conversation().ask("Locate {text}."), Task.GROUNDING, checkpoint="chex")

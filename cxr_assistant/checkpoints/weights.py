@@ -56,11 +56,12 @@ class FetchPlan:
     @property
     def sentence(self) -> str:
         """`13.5 GB to download; 27.0 GB of disk for download and conversion, 120.0 GB free`."""
-        needed = " and ".join(
-            f"{bytes_needed / 1e9:.1f} GB of disk for download and conversion, {free_bytes(folder) / 1e9:.1f} GB free"
-            for folder, bytes_needed in self.needed_by_disk.items()
+        disks = " and ".join(
+            f"{needed / 1e9:.1f} GB of disk for download and conversion, "
+            f"{free_bytes(folder) / 1e9:.1f} GB free"
+            for folder, needed in self.needed_by_disk.items()
         )
-        return f"{self.download_bytes / 1e9:.1f} GB to download; {needed}"
+        return f"{self.download_bytes / 1e9:.1f} GB to download; {disks}"
 
     def require_disk(self) -> None:
         """Raise NotEnoughDisk, with figures, unless everything fits before anything is started."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_assistant.errors import SettingsError, StudyError, UnreadableImage
 from cxr_assistant.generation import SamplingParams
+from cxr_assistant.settings import PRECISIONS
 from cxr_assistant.tasks import Task
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--weights", metavar="DIR", type=Path, help="the folder of that checkpoint, published or converted"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="how its weights are held (default: auto, the best that fits, or CXR_PRECISION)",
     )
     parser.add_argument(
         "--accept-licence",
@@ -93,7 +99,12 @@ def load_assistant(arguments: argparse.Namespace) -> Assistant:
 
     for name in arguments.accept_licence:
         accept_licence(get_checkpoint(name))
-    return load(checkpoint=arguments.checkpoint, weights=arguments.weights, worker="inline")
+    return load(
+        checkpoint=arguments.checkpoint,
+        weights=arguments.weights,
+        precision=arguments.precision,
+        worker="inline",
+    )
 
 
 def collect_files(paths: Iterable[str]) -> Iterator[str]:

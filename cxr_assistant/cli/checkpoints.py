@@ -24,6 +24,8 @@ def add_command(subparsers: Subparsers) -> None:
     fetch_parser.add_argument("name", help="such as llava-rad")
     fetch_parser.add_argument("--into", metavar="DIR", type=Path, help="where the converted folder goes")
     fetch_parser.add_argument("--accept-licence", metavar="NAME", action="append", default=[])
+    fits_parser = add(actions, "fits", fits, "What each precision of a checkpoint needs, and what is free.")
+    fits_parser.add_argument("name", help="such as llava-rad")
     random_parser = add(actions, "make-random", make_random, "Write random weights in the published layout.")
     random_parser.add_argument("name", help="such as llava-rad")
     random_parser.add_argument(
@@ -44,21 +46,44 @@ def list_all(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def fetch(arguments: argparse.Namespace, console: Console) -> int:
-    from cxr_assistant.checkpoints.licences import accept_licence
+    from cxr_assistant.checkpoints.licences import accept_licence, require_licence
     from cxr_assistant.checkpoints.spec import get_checkpoint
     from cxr_assistant.checkpoints.weights import fetch as fetch_weights
+    from cxr_assistant.checkpoints.weights import is_ready, plan_fetch
     from cxr_assistant.settings import read_settings
 
     for name in arguments.accept_licence:
         accept_licence(get_checkpoint(name))
     checkpoint = get_checkpoint(arguments.name)
+    require_licence(checkpoint)
     weights_dir = arguments.into or read_settings().weights_dir
+    plan = plan_fetch(checkpoint, weights_dir) if not is_ready(checkpoint, weights_dir) else None
+    if plan:
+        console.remark(f"{checkpoint.title}: {plan.sentence}.")
     directory = fetch_weights(
         checkpoint, weights_dir, on_progress=lambda progress: console.progress(progress.sentence)
     )
     console.end_progress()
     values = {"status": "ok", "checkpoint": checkpoint.name, "directory": str(directory)}
     console.result(values, f"{checkpoint.title} is ready.")
+    return 0
+
+
+def fits(arguments: argparse.Namespace, console: Console) -> int:
+    from cxr_assistant.checkpoints.spec import get_checkpoint
+    from cxr_assistant.models.precision import Footprint, list_fits, read_device
+    from cxr_assistant.settings import read_settings
+
+    footprint = Footprint.estimate(get_checkpoint(arguments.name).num_parameters)
+    for fit in list_fits(footprint, read_device(read_settings().device)):
+        values = {
+            "precision": fit.precision.value,
+            "needed_bytes": fit.needed_bytes,
+            "free_bytes": fit.free_bytes,
+            "is_possible": fit.is_possible,
+            "fits": fit.fits,
+        }
+        console.result(values, f"{fit.sentence}{'' if fit.fits else ': does not fit'}")
     return 0
 
 

@@ -25,6 +25,7 @@ def add_command(subparsers: Subparsers) -> None:
     parser = add(subparsers, "serve", run, "Open the app in the browser.")
     parser.add_argument("--checkpoint", metavar="NAME", help="the model that is chosen when the app opens")
     parser.add_argument("--weights", metavar="DIR", type=Path, help="the folder of that checkpoint")
+    parser.add_argument("--precision", help="how its weights are held (default: auto, the best that fits)")
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, help="default: 7860")
 
@@ -48,6 +49,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     given = {
         "CXR_CHECKPOINT": arguments.checkpoint,
         "CXR_CHECKPOINT_DIR": arguments.weights,
+        "CXR_PRECISION": arguments.precision,
         "CXR_HOST": arguments.host,
         "CXR_PORT": arguments.port,
     }

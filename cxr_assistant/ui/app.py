@@ -6,6 +6,7 @@ immutable `Session` in `gr.State`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -14,9 +15,10 @@ import gradio as gr
 
 from cxr_assistant.assistant import Assistant
 from cxr_assistant.settings import Settings
-from cxr_assistant.ui import render
+from cxr_assistant.ui import cards, render
 from cxr_assistant.ui.chat import Chat
 from cxr_assistant.ui.examples import Example, read_examples
+from cxr_assistant.ui.fetching import Fetcher, FetchView
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.study_panel import StudyPanel
 from cxr_assistant.ui.switchboard import Switchboard
@@ -40,6 +42,8 @@ class ReadingRoom:
         self._assistant = assistant
         self._switchboard = Switchboard()
         self._chat = Chat(assistant, self._switchboard)
+        self._fetches = Switchboard()
+        self._fetcher = Fetcher(assistant, self._fetches)
         self._study = StudyPanel(assistant, examples)
         self._offers = [
             {"id": str(n), "title": example.title, "picture": f"example/{n}"}
@@ -67,7 +71,18 @@ class ReadingRoom:
     def answer(self, session: Session, request: gr.Request) -> Iterator[Any]:
         yield from self._stream(self._chat.answer(session, _visitor(request)))
 
+    def fetch(self, event: gr.EventData, request: gr.Request) -> Iterator[Any]:
+        # Draws its own sheet and touches no session: the conversation goes on beside it.
+        for view in self._fetcher.fetch(_text(event, "name"), _visitor(request)):
+            yield self.fetch_view(view)
+
     # Quick verbs.
+
+    def plan(self, event: gr.EventData) -> Any:
+        return self.fetch_view(self._fetcher.plan(_text(event, "name")))
+
+    def stop_fetch(self, request: gr.Request) -> None:
+        self._fetcher.stop(_visitor(request))
 
     def stop(self, request: gr.Request) -> None:
         self._chat.stop(_visitor(request))
@@ -75,6 +90,7 @@ class ReadingRoom:
     def leave(self, request: gr.Request) -> None:
         """The tab was closed: whatever is being written ends."""
         self._switchboard.dismiss(_visitor(request))
+        self._fetches.dismiss(_visitor(request))
 
     def undo(self, session: Session, request: gr.Request) -> Any:
         session = self._chat.undo(session, _visitor(request))
@@ -92,6 +108,13 @@ class ReadingRoom:
     def pick(self, session: Session, event: gr.EventData, request: gr.Request) -> Any:
         return self._redrawn(session.showing(_text(event, "digest")), request)
 
+    def prior(self, session: Session, event: gr.EventData, request: gr.Request) -> Any:
+        marked = self._interrupted(session, request).with_prior(_text(event, "digest"))
+        return self._redrawn(marked, request)
+
+    def current(self, session: Session, request: gr.Request) -> Any:
+        return self._redrawn(self._interrupted(session, request).without_prior(), request)
+
     def remove(self, session: Session, event: gr.EventData, request: gr.Request) -> Any:
         left = self._interrupted(session, request).without_film(_text(event, "digest"))
         return self._redrawn(left, request)
@@ -100,7 +123,7 @@ class ReadingRoom:
         return self._redrawn(self._interrupted(session, request).new_study(), request)
 
     def choose(self, session: Session, event: gr.EventData) -> Any:
-        session = self._study.choose(session, _text(event, "name"))
+        session = self._study.choose(session, _text(event, "name"), _text(event, "precision"))
         return session, self.menu_view(session), self.chat_view(session)
 
     def make(self, session: Session, event: gr.EventData, request: gr.Request) -> Any:
@@ -113,8 +136,27 @@ class ReadingRoom:
 
     # Views.
 
-    def menu_view(self, session: Session) -> str:
-        return render.model_menu(self._assistant.list_checkpoints(), session.checkpoint)
+    def menu_view(self, session: Session) -> dict[str, str]:
+        menu = self._assistant.list_checkpoints()
+        shelf = cards.Shelf(
+            ready=frozenset(c.name for c in menu if self._assistant.is_ready(c.name)),
+            may_fetch=self._assistant.may_fetch,
+            fits={c.name: self._assistant.list_fits(c.name) for c in menu},
+            precision=session.precision,
+        )
+        return {"html": cards.model_menu(menu, session.checkpoint, shelf)}
+
+    def fetch_view(self, view: FetchView | None) -> dict[str, Any]:
+        known = {c.name: c for c in self._assistant.list_checkpoints()}
+        if view is None or view.checkpoint not in known:
+            return cards.fetch_sheet(None, None, ())
+        name = view.checkpoint
+        sheet = cards.fetch_sheet(view, known[name], self._assistant.list_fits(name))
+        # The page hears of changes only, and a sheet that was closed must come back when it is asked for.
+        return {**sheet, "tick": time.monotonic()}
+
+    def film_view(self, session: Session, request: gr.Request) -> dict[str, Any]:
+        return self.viewer_view(session, _visitor(request))
 
     def chat_view(self, session: Session) -> dict[str, Any]:
         current = self._assistant.get_checkpoint(session.checkpoint)
@@ -129,6 +171,7 @@ class ReadingRoom:
             film = {**describe(shown), "url": url, "facts": words[0], "description": words[1]}
             known = session.truth.findings if session.truth else ()
             boxes = [{**f.box.as_dict(), "label": f.words} for f in known if f.box]
+            boxes += [{**g.box.as_dict(), "label": g.phrase, "by": "model"} for g in session.groundings]
         return {
             "film": film,
             "boxes": boxes,
@@ -140,7 +183,7 @@ class ReadingRoom:
         return self._study.example_picture(number)
 
     def strip_view(self, session: Session, visitor: str) -> str:
-        films = session.study.radiographs
+        films = session.films
         urls = {r.digest: film_url(session, visitor, r.digest, "thumbnail") for r in films}
         return render.study_strip(session, urls)
 
@@ -170,7 +213,18 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
         with gr.Column(elem_id="room"):
             panel = partial(gr.HTML, apply_default_css=False)
             panel(render.header(), elem_id="masthead")
-            menu = panel(room.menu_view(empty), elem_id="menu", js_on_load=read_asset("menu.js"))
+            menu = panel(
+                room.menu_view(empty),
+                html_template=read_asset("menu.html"),
+                js_on_load=read_asset("menu.js"),
+                elem_id="menu",
+            )
+            fetch = panel(
+                room.fetch_view(None),
+                html_template=read_asset("fetch.html"),
+                js_on_load=read_asset("fetch.js"),
+                elem_id="fetch",
+            )
             viewer = panel(
                 room.viewer_view(empty, ""),
                 html_template=viewer_template(),
@@ -191,6 +245,7 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
             room,
             session,
             menu=menu,
+            fetch=fetch,
             viewer=viewer,
             strip=strip,
             chat=chat,
@@ -212,6 +267,7 @@ def _wire(
     upload: gr.UploadButton,
     *,
     menu: gr.HTML,
+    fetch: gr.HTML,
     viewer: gr.HTML,
     strip: gr.HTML,
     chat: gr.HTML,
@@ -220,19 +276,27 @@ def _wire(
     streamed = [session, chat]
     everything = [session, viewer, strip, chat]
     for name in ("send", "retry", "edit"):
-        getattr(chat, name)(getattr(room, name), [session], streamed, **_PRIVATE)
+        asked = getattr(chat, name)(getattr(room, name), [session], streamed, **_PRIVATE)
+        asked.success(room.film_view, [session], [viewer], **_QUICK)  # the boxes of the answer
     chat.undo(room.undo, [session], streamed, **_QUICK)
     chat.stop(room.stop, None, None, **_QUICK)
-    for source in (menu, chat):
+    menu.refresh(room.menu_view, [session], [menu], **_QUICK)
+    for source in (menu, chat, fetch):
+        source.plan(room.plan, None, [fetch], **_QUICK)
         source.choose(room.choose, [session], [session, menu, chat], **_QUICK)
-    for name in ("pick", "remove", "clear"):
+    fetched = fetch.fetch(room.fetch, None, [fetch], **_PRIVATE)
+    fetched.then(room.menu_view, [session], [menu], **_QUICK)
+    fetch.stop(room.stop_fetch, None, None, **_QUICK)
+    for name in ("pick", "prior", "current", "remove", "clear"):
         getattr(strip, name)(getattr(room, name), [session], everything, **_QUICK)
     viewer.example(room.example, [session], everything, **_QUICK)
     upload.upload(room.add, [session, upload], everything, **_PRIVATE)
     made = synthetic.make(room.make, [session], everything, **_PRIVATE)
     shown = viewer.demonstrate(room.demonstrate, [session], [*everything, menu], **_PRIVATE)
     for event in (made, shown):
-        event.success(room.answer, [session], streamed, **_PRIVATE)
+        event.success(room.answer, [session], streamed, **_PRIVATE).success(
+            room.film_view, [session], [viewer], **_QUICK
+        )
 
 
 def launch(blocks: gr.Blocks, settings: Settings, **options: Any) -> Any:

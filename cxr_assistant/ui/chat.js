@@ -3,7 +3,7 @@
 
 const find = (selector) => element.querySelector(selector);
 const log = find(".log"), composer = find(".composer"), box = find("textarea"), sendButton = find(".send");
-const indication = find("input[name=indication]"), taskBar = find(".tasks"), picked = find(".picked");
+const indication = find("input[name=indication]"), taskBar = find(".tasks"), picked = find(".picked"), choices = find(".text-choices");
 let task = "question", study = null, isBusy = false;
 
 // --- the log ----------------------------------------------------------------------------------------
@@ -47,6 +47,7 @@ log.addEventListener("click", (event) => {
   const button = event.target.closest("button"), article = event.target.closest("article");
   if (!button || !article) return;
   if (button.dataset.model) trigger("choose", { name: button.dataset.model });
+  if (button.dataset.plan) trigger("plan", { name: button.dataset.plan });
   const act = { copy: copyAnswer, edit: editQuestion, boxes: showBoxes, retry: () => run("retry", {}), undo: () => trigger("undo", {}) };
   act[button.dataset.act]?.(article, button);
 });
@@ -98,13 +99,24 @@ function writeTasks(tasks, ready) {
 }
 function compose(entry) {
   setTask(entry.task, entry.title);
+  offerChoices(entry);
   box.value = entry.prompt;
   grow(); box.focus();
   const gap = entry.prompt.indexOf("{text}");
   if (gap >= 0) box.setSelectionRange(gap, gap + 6); else box.setSelectionRange(box.value.length, box.value.length);
 }
+// What may stand in the place of {text}, where the model was trained on a list of it.
+function offerChoices(entry) {
+  choices.replaceChildren(...(entry.choices ?? []).map((choice) => {
+    const button = document.createElement("button");
+    button.type = "button"; button.textContent = choice;
+    button.onclick = () => { box.value = entry.prompt.replace("{text}", () => choice); grow(); box.focus(); };
+    return button;
+  }));
+}
 function setTask(name, title) {
   task = name;
+  choices.replaceChildren();
   picked.hidden = name === "question";
   picked.querySelector("b").textContent = title || "";
 }

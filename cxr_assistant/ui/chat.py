@@ -91,6 +91,7 @@ class Chat:
                 exchange.task,
                 self._params(exchange.checkpoint),
                 checkpoint=exchange.checkpoint,
+                precision=session.precision or None,
                 is_cancelled=flag.is_set,
             )
             for bundle in paced(events):

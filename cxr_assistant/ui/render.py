@@ -1,4 +1,4 @@
-"""Values -> markup: how a session, an answer, an error and a model card look. Pure functions of their input.
+"""Values -> markup: how a session, an answer and an error look; pure functions. The models: cards.py.
 
 Everything that a person, a file or a model wrote passes through `escape` here, on the server, before it is
 sent; no text is ever read as Markdown, LaTeX or HTML. Knows no Gradio.
@@ -10,17 +10,27 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from cxr_assistant.errors import ForeignImage
+from cxr_assistant.errors import ForeignImage, LicenceNotAccepted, MissingWeights
+from cxr_assistant.fitting import EVERY_PART
 from cxr_assistant.generation import FinishReason
 from cxr_assistant.study import Radiograph, ViewPosition
 from cxr_assistant.tasks import Task
 from cxr_assistant.ui.session import Exchange, Phase, Problem, Remark, Session, Truth
 
 if TYPE_CHECKING:
-    from cxr_assistant.checkpoints.spec import Checkpoint
+    from cxr_assistant.checkpoints.spec import Checkpoint, TaskWording
 
-__all__ = ["chat_view", "film_facts", "header", "log_item", "model_menu", "study_strip", "synthetic_form"]
+__all__ = [
+    "chat_view",
+    "film_facts",
+    "header",
+    "log_item",
+    "problem_card",
+    "study_strip",
+    "synthetic_form",
+]
 
+MAX_FILLED = 2000  # as long as a question may be (chat.py)
 RIBBON = "Research preview. Not a medical device, not for clinical use."
 
 _VIEWS = {
@@ -39,52 +49,6 @@ def header() -> str:
         '<header class="masthead"><h1>CXR Assistant</h1>'
         f'<p class="ribbon" role="note">{escape(RIBBON)}</p></header>'
     )
-
-
-def model_menu(checkpoints: Sequence[Checkpoint], chosen: str) -> str:
-    """The model that speaks, and behind it the cards of all that can be chosen."""
-    current = next(c for c in checkpoints if c.name == chosen)
-    cards = "".join(_model_card(c, is_chosen=c.name == chosen) for c in checkpoints)
-    return (
-        '<details class="model-menu"><summary><span class="label">Model</span> '
-        f"<b>{escape(current.title)}</b>{_phantom_tag(current)}</summary>"
-        f'<div class="model-cards" role="group" aria-label="Models">{cards}</div></details>'
-    )
-
-
-def _model_card(checkpoint: Checkpoint, *, is_chosen: bool) -> str:
-    licence = checkpoint.licence
-    button = (
-        '<span class="chosen">In use</span>'
-        if is_chosen
-        else f'<button type="button" data-model="{escape(checkpoint.name)}">Use this model</button>'
-    )
-    return (
-        f'<article class="model-card{" is-chosen" if is_chosen else ""}">'
-        f"<header><h3>{escape(checkpoint.title)}{_phantom_tag(checkpoint)}</h3>{button}</header>"
-        f"<p>{escape(checkpoint.summary)}</p>"
-        f'<div class="abilities">{_bullets("Can", "can", checkpoint.can)}'
-        f"{_bullets('Cannot', 'cannot', checkpoint.cannot)}</div>"
-        f'<p class="weakness"><b>Known weakness.</b> {escape(checkpoint.weakness)}</p>'
-        f'<p class="fine-print">{_size(checkpoint)} · {escape(licence.name)}: {escape(licence.terms)}<br>'
-        f'<span class="mono">{escape(checkpoint.repository)} @ {escape(checkpoint.revision[:12])}</span></p>'
-        "</article>"
-    )
-
-
-def _phantom_tag(checkpoint: Checkpoint) -> str:
-    return ' <span class="tag">synthetic films only</span>' if checkpoint.phantoms_only else ""
-
-
-def _bullets(title: str, kind: str, lines: Iterable[str]) -> str:
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<div class="{kind}"><h4>{title}</h4><ul>{items}</ul></div>'
-
-
-def _size(checkpoint: Checkpoint) -> str:
-    millions = checkpoint.num_parameters / 1e6
-    size = f"{millions / 1000:.1f} billion" if millions >= 1000 else f"{millions:.0f} million"
-    return f"{size} parameters"
 
 
 # The study -------------------------------------------------------------------------------------------
@@ -114,26 +78,38 @@ def film_description(radiograph: Radiograph, truth: Truth | None) -> str:
 def study_strip(session: Session, thumbnail_urls: dict[str, str]) -> str:
     """The films of the study as thumbnails, what is known of the one shown, and what can be done."""
     films = "".join(
-        _thumbnail(number, film, thumbnail_urls[film.digest], is_shown=film.digest == session.shown)
-        for number, film in enumerate(session.study.radiographs, start=1)
+        _thumbnail(number, film, thumbnail_urls[film.digest], session)
+        for number, film in enumerate(session.films, start=1)
     )
     shown = session.shown_film
     facts = f'<p class="facts">{_facts(shown, session.truth)}</p>' if shown else ""
+    prior = _prior_button(session)
     add = '<button type="button" data-do="choose" class="add-film">Add film</button>'
     new = '<button type="button" data-do="new">New study</button>'
     hidden = "" if shown else " hidden"
     return (
         f'<section class="study-strip" aria-label="Study"{hidden}><div class="films">{films}{add}</div>'
-        f'{facts}<div class="study-actions">{new}</div></section>'
+        f'{facts}<div class="study-actions">{prior}{new}</div></section>'
     )
 
 
-def _thumbnail(number: int, film: Radiograph, url: str, *, is_shown: bool) -> str:
-    view = escape(_VIEWS[film.view])
+def _prior_button(session: Session) -> str:
+    """Makes the film on the viewer the prior, or takes that back; a study needs a current film beside it."""
+    if session.is_prior(session.shown):
+        return f'<button type="button" data-current="{session.shown}">Not the prior</button>'
+    if len(session.study.radiographs) > 1:
+        return f'<button type="button" data-prior="{session.shown}">Use as prior</button>'
+    return ""
+
+
+def _thumbnail(number: int, film: Radiograph, url: str, session: Session) -> str:
+    is_shown, is_prior = film.digest == session.shown, session.is_prior(film.digest)
+    view = escape(_VIEWS[film.view]) + (", prior" if is_prior else "")
+    badge = '<span class="badge" aria-hidden="true">Prior</span>' if is_prior else ""
     return (
         f'<div class="thumb{" is-shown" if is_shown else ""}">'
         f'<button type="button" data-show="{film.digest}" aria-pressed="{str(is_shown).lower()}" '
-        f'aria-label="Show film {number}, {view}"><img src="{escape(url)}" alt=""></button>'
+        f'aria-label="Show film {number}, {view}"><img src="{escape(url)}" alt="">{badge}</button>'
         f'<button type="button" class="remove" data-remove="{film.digest}" '
         f'aria-label="Remove film {number}">&times;</button></div>'
     )
@@ -215,13 +191,25 @@ def _tasks(checkpoint: Checkpoint, session: Session) -> list[dict[str, Any]]:
         {
             "task": task.value,
             "title": task.label,
-            "prompt": wording.prompt,
+            "prompt": (filled := _filled(task, wording, session)) or wording.prompt,
             "hint": wording.hint,
-            "needs_text": wording.needs_text,
+            "needs_text": wording.needs_text and not filled,
+            "choices": list(wording.choices) if wording.needs_text else [],
         }
         for task, wording in checkpoint.tasks.items()
         if task is not Task.QUESTION and (has_prior or not wording.needs_prior)
     ]
+
+
+def _filled(task: Task, wording: TaskWording, session: Session) -> str:
+    """The words of a task that need nothing more from the person: an impression concludes the last
+    answer, and a report section by section asks for every part."""
+    if task is Task.SECTIONS and wording.needs_text and wording.choices:
+        return wording.prompt.replace("{text}", EVERY_PART)
+    findings = next((e.text for e in reversed(session.exchanges) if e.counts), "")
+    if task is not Task.IMPRESSION or not wording.needs_text or not findings:
+        return ""
+    return wording.prompt.replace("{text}", findings)[:MAX_FILLED]
 
 
 def _welcome(checkpoint: Checkpoint, *, has_film: bool) -> str:
@@ -246,7 +234,7 @@ def log_item(
 ) -> str:
     """One entry of the chat: a question with its answer, or a remark that no model wrote."""
     if isinstance(item, Remark):
-        return _card(item.problem, others, is_error=item.is_error)
+        return problem_card(item.problem, others, is_error=item.is_error)
     return _question(item) + _answer(item, titles, others, is_last=is_last)
 
 
@@ -267,13 +255,29 @@ def _answer(
     draft = (
         f'<div class="draft"><p class="who">{who} <span>draft</span></p>{notices}'
         f'<div class="words" data-testid="bot">{_prose(exchange.text)}{_pending(exchange)}</div>'
-        f"{_ending(exchange)}{_footer(exchange)}</div>"
+        f"{_boxes(exchange)}{_ending(exchange)}{_footer(exchange)}</div>"
     )
     body = _side_by_side(draft, exchange) if exchange.truth else draft
-    problem = _card(exchange.problem, others, is_error=True) if exchange.problem else ""
+    problem = problem_card(exchange.problem, others, speaker=exchange.checkpoint) if exchange.problem else ""
     if exchange.problem and not exchange.text:
         body = notices + (_truth_card(exchange.truth) if exchange.truth else "")
     return f'<div class="answer">{body}{problem}{_actions(exchange, is_last=is_last)}</div>'
+
+
+def _boxes(exchange: Exchange) -> str:
+    """Each box of the answer in words; the viewer draws them."""
+    if not exchange.groundings:
+        return ""
+    items = "".join(
+        f"<li><b>{escape(g.phrase or 'Box')}</b> "
+        f'<span class="mono">x {g.box.x_min:.2f} to {g.box.x_max:.2f}, '
+        f"y {g.box.y_min:.2f} to {g.box.y_max:.2f}</span></li>"
+        for g in exchange.groundings
+    )
+    return (
+        f'<ul class="boxes" aria-label="Boxes on the film">{items}</ul>'
+        '<div class="acts"><button type="button" data-act="boxes">Show on the film</button></div>'
+    )
 
 
 def _side_by_side(draft: str, exchange: Exchange) -> str:
@@ -346,9 +350,13 @@ def _actions(exchange: Exchange, *, is_last: bool) -> str:
     return f'<div class="acts">{copy}{again if is_last else ""}</div>'
 
 
-def _card(problem: Problem, others: Sequence[Checkpoint], *, is_error: bool) -> str:
+def problem_card(
+    problem: Problem, others: Sequence[Checkpoint] = (), *, is_error: bool = True, speaker: str = ""
+) -> str:
     """An error or a remark: what happened, what to do, and where it helps a button that does it."""
     choices = ""
+    if speaker and problem.code in (MissingWeights.code, LicenceNotAccepted.code):
+        choices = f'<button type="button" data-plan="{escape(speaker)}">See what fetching takes</button>'
     if problem.code == ForeignImage.code:
         choices = "".join(
             f'<button type="button" data-model="{escape(c.name)}">Use {escape(c.title)}</button>'

@@ -146,6 +146,7 @@ class Session:
     """What one visitor has in front of them. `key` hashes patients and dates, and never leaves the server."""
 
     checkpoint: str
+    precision: str = ""  # what the person asked for; empty is the best that fits
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     study: Study = field(default_factory=Study)
     log: tuple[Exchange | Remark, ...] = ()
@@ -157,15 +158,34 @@ class Session:
 
     def with_film(self, radiograph: Radiograph) -> Session:
         """The session with one more film, which is the one shown; a ninth film pushes nothing out."""
+        if self.is_prior(radiograph.digest):
+            return self.showing(radiograph.digest)
         return replace(
             self, study=self.study.with_radiograph(radiograph), shown=radiograph.digest, truth=None
         )
 
     def without_film(self, digest: str) -> Session:
-        study = self.study.without_radiograph(digest)
-        left = study.radiographs
+        study = _without(self.study, digest)
+        left = _films(study)
         shown = self.shown if self.shown != digest else (left[-1].digest if left else "")
         return replace(self, study=study, shown=shown, truth=self.truth if left else None)
+
+    def with_prior(self, digest: str) -> Session:
+        """The session with one of its current films as the prior, an earlier prior back among the current
+        ones; nothing changes when no current film would be left."""
+        film = next((r for r in self.study.radiographs if r.digest == digest), None)
+        if film is None or len(self.study.radiographs) < 2:
+            return self
+        current = self.without_prior().study.without_radiograph(digest)
+        return replace(self, study=current.with_prior(Study((film,))))
+
+    def without_prior(self) -> Session:
+        """The session with all of its films current."""
+        return replace(self, study=replace(self.study, radiographs=self.films, prior=None))
+
+    def is_prior(self, digest: str) -> bool:
+        prior = self.study.prior
+        return prior is not None and any(r.digest == digest for r in prior.radiographs)
 
     def showing(self, digest: str) -> Session:
         """The session with another of its films on the viewer; a digest that is not there changes nothing."""
@@ -180,13 +200,18 @@ class Session:
 
     def new_study(self) -> Session:
         """An empty room with the same model: new key, so nothing links one patient to the next."""
-        return Session(checkpoint=self.checkpoint, counter=self.counter)
+        return Session(self.checkpoint, self.precision, counter=self.counter)
 
-    def choosing(self, checkpoint: str) -> Session:
-        return replace(self, checkpoint=checkpoint)
+    def choosing(self, checkpoint: str, precision: str = "") -> Session:
+        return replace(self, checkpoint=checkpoint, precision=precision)
+
+    @property
+    def films(self) -> tuple[Radiograph, ...]:
+        """Every film of the visit, those of the prior last."""
+        return _films(self.study)
 
     def film(self, digest: str) -> Radiograph | None:
-        return next((r for r in self.study.radiographs if r.digest == digest), None)
+        return next((r for r in self.films if r.digest == digest), None)
 
     @property
     def shown_film(self) -> Radiograph | None:
@@ -194,14 +219,14 @@ class Session:
 
     @property
     def is_full(self) -> bool:
-        return len(self.study.radiographs) >= MAX_FILMS
+        return len(self.films) >= MAX_FILMS
 
     def film_token(self, digest: str) -> str:
         """The unguessable name under which this visitor, and nobody else, may fetch a film."""
         return hmac.new(self.key, digest.encode(), hashlib.sha256).hexdigest()
 
     def film_by_token(self, token: str) -> Radiograph | None:
-        films, asked = self.study.radiographs, token.encode()  # bytes: a URL's text need not be ASCII
+        films, asked = self.films, token.encode()  # bytes: a URL's text need not be ASCII
         tokens = (self.film_token(film.digest).encode() for film in films)
         return next((f for f, t in zip(films, tokens, strict=True) if hmac.compare_digest(t, asked)), None)
 
@@ -254,6 +279,14 @@ class Session:
         return self if old is None else self._before(number).ask(old.task, prompt)
 
     @property
+    def groundings(self) -> tuple[Grounding, ...]:
+        """The boxes of the newest answer that has any, on the film on show; a box without a film is on the
+        first one."""
+        found = next((e.groundings for e in reversed(self.exchanges) if e.groundings), ())
+        first = self.films[0].digest if self.films else ""
+        return tuple(g for g in found if (g.digest or first) == self.shown)
+
+    @property
     def exchanges(self) -> tuple[Exchange, ...]:
         return tuple(item for item in self.log if isinstance(item, Exchange))
 
@@ -281,3 +314,18 @@ class Session:
 
     def _before(self, number: int) -> Session:
         return replace(self, log=tuple(item for item in self.log if item.number < number))
+
+
+def _films(study: Study) -> tuple[Radiograph, ...]:
+    return (*study.radiographs, *(study.prior.radiographs if study.prior else ()))
+
+
+def _without(study: Study, digest: str) -> Study:
+    """The study without one film; a prior that has nothing left to be compared with becomes current."""
+    prior = study.prior.without_radiograph(digest) if study.prior else None
+    current = study.without_radiograph(digest)
+    if prior is None or prior.is_empty:
+        return replace(current, prior=None)
+    if current.is_empty:
+        return replace(current, radiographs=prior.radiographs, prior=None)
+    return replace(current, prior=prior)

@@ -42,5 +42,7 @@ element.addEventListener("click", (event) => {
   if (button.dataset.do === "choose") inputs()?.click();
   if (button.dataset.do === "new") trigger("clear", {});
   if (button.dataset.show) trigger("pick", { digest: button.dataset.show });
+  if (button.dataset.prior) trigger("prior", { digest: button.dataset.prior });
+  if (button.dataset.current) trigger("current", {});
   if (button.dataset.remove) trigger("remove", { digest: button.dataset.remove });
 });

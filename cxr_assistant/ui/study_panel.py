@@ -94,10 +94,10 @@ class StudyPanel:
         knows_phantoms = next((c.name for c in menu if c.phantoms_only), session.checkpoint)
         return self.make(session.choosing(knows_phantoms), {"view": "PA"})
 
-    def choose(self, session: Session, name: str) -> Session:
+    def choose(self, session: Session, name: str, precision: str = "") -> Session:
         """The session with another model; an unknown name becomes a card."""
         try:
-            return session.choosing(self._assistant.get_checkpoint(name).name)
+            return session.choosing(self._assistant.get_checkpoint(name).name, precision)
         except UnknownCheckpoint as error:
             return session.remark(Problem.of(error))
 

@@ -38,6 +38,7 @@ from cxr_assistant.models.precision import Device
 from cxr_assistant.report import BoundingBox
 from cxr_assistant.study import Radiograph, ViewPosition, Window
 from cxr_assistant.tasks import Task
+from tests.doubles import StoreDouble
 
 Made = TypeVar("Made")
 
@@ -177,9 +178,10 @@ class ScriptedWorker:
 class ScriptedAssistant(Assistant):
     """The real front desk over a scripted worker, with a small reader and a ready-made synthetic patient."""
 
-    def __init__(self, worker: ScriptedWorker | None = None) -> None:
+    def __init__(self, worker: ScriptedWorker | None = None, store: StoreDouble | None = None) -> None:
         self.worker = worker or ScriptedWorker()
-        super().__init__(self.worker, menu=(EMBEDDED, PUBLISHED))
+        self.store = store or StoreDouble(ready={"llava-rad"})
+        super().__init__(self.worker, menu=(EMBEDDED, PUBLISHED), store=self.store)
 
     def read(self, data: bytes, session_key: bytes | None = None) -> Radiograph:
         if data.startswith(b"EXPLODE"):

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
-from cxr_assistant.generation import Completed, FinishReason, Notice, Queued, TextDelta, Usage
+from cxr_assistant.checkpoints.spec import TaskWording
+from cxr_assistant.generation import Completed, FinishReason, Grounding, Notice, Queued, TextDelta, Usage
+from cxr_assistant.report import BoundingBox
 from cxr_assistant.tasks import Task
 from cxr_assistant.ui import render
+from cxr_assistant.ui.cards import Shelf, model_menu
 from cxr_assistant.ui.session import KnownFinding, Problem, Session, Truth
 from tests.ui.doubles import EMBEDDED, PUBLISHED, make_radiograph
 
@@ -120,7 +124,7 @@ def test_retry_and_undo_stand_under_the_last_entry_only(session: Session) -> Non
 
 
 def test_the_model_card_tells_licence_abilities_and_weakness() -> None:
-    html = render.model_menu([EMBEDDED, PUBLISHED], "embedded")
+    html = model_menu([EMBEDDED, PUBLISHED], "embedded", Shelf())
     for words in (
         "MSR research licence",
         "Research only.",
@@ -147,3 +151,35 @@ def test_an_unknown_side_is_said(session: Session) -> None:
     strip = render.study_strip(Session("embedded").with_film(film), {film.digest: "u"})
     assert "side not stated" in strip
     assert "does not state" in render.film_description(film, None)
+
+
+def test_each_box_is_listed_under_its_answer(session: Session) -> None:
+    box = BoundingBox(0.12, 0.3, 0.44, 0.6)
+    html = html_of(session.ask(Task.GROUNDING, "?").heard(Grounding("left <effusion>", box)).heard(DONE))
+    assert "left &lt;effusion&gt;" in html and "x 0.12 to 0.44, y 0.30 to 0.60" in html
+    assert 'data-act="boxes"' in html
+
+
+def test_an_answer_without_weights_leads_to_fetching(session: Session) -> None:
+    failed = (
+        session.choosing("llava-rad").ask(Task.FINDINGS, "?").failed(Problem("No.", code="missing_weights"))
+    )
+    assert 'data-plan="llava-rad"' in html_of(failed)
+
+
+def test_an_impression_concludes_the_last_answer(session: Session) -> None:
+    wording = TaskWording(prompt="Conclude: {text}", needs_text=True)
+    model = replace(EMBEDDED, tasks={Task.IMPRESSION: wording})
+    answered = session.ask(Task.FINDINGS, "?").heard(TextDelta("Clear lungs.")).heard(DONE)
+    (before,), (after,) = (render.chat_view(s, model, [])["tasks"] for s in (session, answered))
+    assert (before["needs_text"], after["needs_text"]) == (True, False)
+    assert after["prompt"] == "Conclude: Clear lungs."
+
+
+def test_the_prior_is_marked_in_the_strip(session: Session) -> None:
+    both = session.with_film(make_radiograph(2))
+    marked = both.with_prior(session.shown).showing(session.shown)
+    urls = {r.digest: "u" for r in marked.films}
+    assert f'data-prior="{both.shown}"' in render.study_strip(both, urls)
+    assert ", prior" in render.study_strip(marked, urls)
+    assert f'data-current="{session.shown}"' in render.study_strip(marked, urls)

@@ -4,7 +4,17 @@ import pytest
 
 from cxr_assistant.conversation import Role
 from cxr_assistant.errors import OutOfMemory
-from cxr_assistant.generation import Completed, FinishReason, Notice, Prefilled, Queued, TextDelta, Usage
+from cxr_assistant.generation import (
+    Completed,
+    FinishReason,
+    Grounding,
+    Notice,
+    Prefilled,
+    Queued,
+    TextDelta,
+    Usage,
+)
+from cxr_assistant.report import BoundingBox
 from cxr_assistant.tasks import Task
 from cxr_assistant.ui.session import MAX_FILMS, Phase, Problem, Remark, Session, Truth
 from tests.ui.doubles import make_radiograph
@@ -121,3 +131,46 @@ def test_a_study_is_full_after_eight_films() -> None:
         assert not session.is_full
         session = session.with_film(make_radiograph(seed, size=(32, 32)))
     assert session.is_full
+
+
+def test_a_film_becomes_the_prior_and_comes_back(session: Session) -> None:
+    old, both = session.shown, session.with_film(make_radiograph(2))
+    marked = both.with_prior(old)
+    assert marked.is_prior(old) and len(marked.study.radiographs) == 1
+    assert [r.digest for r in marked.films] == [both.shown, old]
+    assert marked.film_by_token(marked.film_token(old)) is not None
+    assert marked.without_prior().study.prior is None and len(marked.without_prior().study.radiographs) == 2
+
+
+def test_there_is_one_prior_and_always_a_current_film(session: Session) -> None:
+    assert session.with_prior(session.shown) is session
+    first, three = session.shown, session.with_film(make_radiograph(2)).with_film(make_radiograph(3))
+    swapped = three.with_prior(first).with_prior(three.shown)
+    assert swapped.is_prior(three.shown) and not swapped.is_prior(first)
+    assert len(swapped.films) == 3
+
+
+def test_without_a_current_film_the_prior_is_no_prior(session: Session) -> None:
+    marked = session.with_film(make_radiograph(2)).with_prior(session.shown)
+    left = marked.without_film(marked.study.radiographs[0].digest)
+    assert left.study.prior is None and [r.digest for r in left.films] == [session.shown]
+    assert marked.without_film(session.shown).study.prior is None
+
+
+def test_a_prior_that_is_added_again_stays_the_prior(session: Session) -> None:
+    marked = session.with_film(make_radiograph(2)).with_prior(session.shown)
+    again = marked.with_film(make_radiograph(phantom=True))
+    assert len(again.films) == 2 and again.shown == session.shown
+
+
+def test_the_boxes_of_the_newest_answer_are_those_of_the_film_on_show(session: Session) -> None:
+    box = BoundingBox(0.1, 0.2, 0.3, 0.4)
+    asked = session.ask(Task.GROUNDING, "Locate").heard(Grounding("effusion", box, session.shown)).heard(DONE)
+    assert [g.phrase for g in asked.groundings] == ["effusion"]
+    assert asked.with_film(make_radiograph(2)).groundings == ()
+
+
+def test_a_precision_is_kept_for_the_next_study_and_not_for_the_next_model(session: Session) -> None:
+    chosen = session.choosing("llava-rad", "nf4")
+    assert chosen.new_study().precision == "nf4"
+    assert chosen.choosing("embedded").precision == ""

@@ -75,13 +75,13 @@ function paintSheet() {
 function drawBox(box) {
   const a = toStage(box.x_min * film.width, box.y_min * film.height), b = toStage(box.x_max * film.width, box.y_max * film.height);
   const x = Math.min(a.x, b.x), y = Math.min(a.y, b.y), w = Math.abs(a.x - b.x), h = Math.abs(a.y - b.y);
-  context.lineWidth = 1.5; context.strokeStyle = "#e8b04b"; context.strokeRect(x, y, w, h);
+  context.lineWidth = 1.5; context.strokeStyle = box.by === "model" ? "#5fb3e6" : "#e8b04b"; context.strokeRect(x, y, w, h);
   if (!box.label) return;
   context.font = "600 12px system-ui, sans-serif";
   const length = context.measureText(box.label).width + 10, top = y > 22 ? y - 20 : y + 2;
   const left = Math.max(0, Math.min(x, stageSize().width - length));
   context.fillStyle = "rgba(10, 12, 15, .82)"; context.fillRect(left, top, length, 18);
-  context.fillStyle = "#f0c878"; context.fillText(box.label, left + 5, top + 13);
+  context.fillStyle = box.by === "model" ? "#a9d6f2" : "#f0c878"; context.fillText(box.label, left + 5, top + 13);
 }
 function drawRuler() {
   const a = toStage(ruler.a.x, ruler.a.y), b = toStage(ruler.b.x, ruler.b.y);
@@ -217,12 +217,18 @@ async function show(value) {
   element.dataset.state = next ? "loading" : "empty";
   $(".viewer").hidden = !next;
   $(".empty-room").hidden = Boolean(next);
+  const drawn = JSON.stringify(boxes);
   boxes = value?.boxes ?? [];
+  const isAnswer = boxes.some((box) => box.by === "model") && JSON.stringify(boxes) !== drawn;
   const toggle = $("[data-tool=boxes]");
   toggle.hidden = !boxes.length;
   if (!next) { film = pixels = null; writeExamples(value?.examples ?? []); return; }
-  if (film?.url === next.url) { element.dataset.state = "ready"; note(""); redraw(); return; }
-  showBoxes(false);
+  if (film?.url === next.url) {
+    element.dataset.state = "ready"; note("");
+    if (isAnswer) showBoxes(true); else redraw();
+    return;
+  }
+  showBoxes(boxes.some((box) => box.by === "model"));
   film = next; pixels = null; ruler = null; look = null; place = freshPlace();
   $("[data-tool=preset]").replaceChildren(...film.presets.map((p, i) => new Option((i < 5 ? i + 1 + "  " : "") + p.name, String(i))));
   $(".hud-facts").textContent = film.facts;
