@@ -37,7 +37,6 @@ __all__ = [
     "locate",
     "make_random",
     "plan_fetch",
-    "remove_download",
 ]
 
 SPARE_BYTES = 256 * 1024 * 1024  # a disk filled to its last byte harms everything else on it
@@ -100,9 +99,9 @@ def locate(checkpoint: Checkpoint, directory: Path | None = None, *, weights_dir
 
 def is_ready(checkpoint: Checkpoint, weights_dir: Path | None = None) -> bool:
     """True when the checkpoint can be loaded without fetching or converting anything."""
-    if checkpoint.is_embedded:
-        return True
     try:
+        if checkpoint.is_embedded:
+            return bool(_embedded(checkpoint, None, weights_dir))
         check_folder(folder_of(checkpoint, weights_dir), checkpoint.name)
     except CheckpointError:
         return False
@@ -205,17 +204,6 @@ def convert_local(
     return check_folder(target, checkpoint.name)
 
 
-def remove_download(checkpoint: Checkpoint, *, hub: Hub | None = None) -> int:
-    """Delete what was downloaded, which nothing needs after conversion; returns the bytes freed."""
-    hub = hub or read_hub()
-    freed = 0
-    for repository, revision in _repositories(checkpoint):
-        for file in _wanted(checkpoint, cached_snapshot(hub, repository, revision)):
-            hub.forget(file)
-            freed += file.size
-    return freed
-
-
 def make_random(checkpoint: Checkpoint, directory: Path) -> None:
     """Write full-size random weights of `checkpoint` in its published layout, tensor by tensor."""
     from cxr_assistant.checkpoints.random_weights import write_random_checkpoint
@@ -239,7 +227,7 @@ def free_bytes(folder: Path) -> int:
 
 def _embedded(checkpoint: Checkpoint, directory: Path | None, weights_dir: Path | None) -> Path:
     for folder in (directory, _weights_dir(weights_dir) / "embedded", PROJECT_ROOT / "weights" / "embedded"):
-        if folder is not None and (folder / "config.json").is_file():
+        if folder is not None and (folder / "model.safetensors").is_file():
             return folder
     raise MissingWeights(
         f"The folder of {checkpoint.title} is missing.",

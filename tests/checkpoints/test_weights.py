@@ -159,11 +159,15 @@ def test_a_converted_folder_can_be_named(fetched: Fetched) -> None:
     assert weights.locate(CHEXAGENT, fetched.folder) == fetched.folder
 
 
-def test_the_download_can_be_removed_after_conversion(fetched: Fetched, tmp_path: Path) -> None:
-    copy = replace(fetched.hub, cache_dir=tmp_path / "hub")
-    shutil.copytree(fetched.hub.cache_dir, copy.cache_dir, symlinks=True)
-    assert weights.remove_download(CHEXAGENT, hub=copy) > 1_000_000
-    assert not list(copy.cache_dir.rglob("*.safetensors"))
+def test_the_embedded_model_is_ready_when_its_tensors_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "PROJECT_ROOT", tmp_path)  # without the committed folder
+    (tmp_path / "embedded").mkdir()
+    (tmp_path / "embedded" / "config.json").touch()
+    assert not weights.is_ready(get_checkpoint("embedded"), tmp_path)
+    (tmp_path / "embedded" / "model.safetensors").touch()
+    assert weights.is_ready(get_checkpoint("embedded"), tmp_path)
 
 
 def test_our_configuration_asks_for_no_code(fetched: Fetched) -> None:
