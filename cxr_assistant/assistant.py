@@ -19,6 +19,7 @@ from cxr_assistant.checkpoints.spec import Checkpoint, list_checkpoints
 from cxr_assistant.conversation import Conversation, Role
 from cxr_assistant.errors import (
     ForeignImage,
+    MissingRadiograph,
     PhantomError,
     SettingsError,
     UnknownCheckpoint,
@@ -344,17 +345,30 @@ def make_session_key() -> bytes:
 def read_study(
     *films: str | Path | bytes, prior: Sequence[str | Path | bytes] = (), indication: str = ""
 ) -> Study:
-    """A study of the radiographs in `films` (paths or contents), with its prior; raises StudyError."""
+    """A study of the radiographs in `films` (paths or contents), with its prior.
+
+    Raises: StudyError; MissingRadiograph for a path where no readable file is.
+    """
     from cxr_assistant.imaging.read import read_radiograph
 
     key = make_session_key()
 
     def gather(sources: Sequence[str | Path | bytes]) -> Study:
-        contents = (s if isinstance(s, bytes) else Path(s).read_bytes() for s in sources)
+        contents = (s if isinstance(s, bytes) else _content(Path(s)) for s in sources)
         return Study(tuple(read_radiograph(content, session_key=key) for content in contents))
 
     study = gather(films).with_indication(indication)
     return study.with_prior(gather(prior)) if prior else study
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        # The path may name a patient: it stays out of the sentence.
+        raise MissingRadiograph(
+            "One of the given paths is no file that can be read.", hint="Check the paths of the study."
+        ) from error
 
 
 def _make_worker(worker: Worker | str, settings: Settings) -> Worker:

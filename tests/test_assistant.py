@@ -264,6 +264,13 @@ def test_a_study_is_read_from_paths_and_bytes(tmp_path: Path) -> None:
     assert study.prior is not None and study.prior.radiographs == study.radiographs
 
 
+@pytest.mark.parametrize("name", ["MILLER-ANNA.dcm", "."], ids=["missing", "folder"])
+def test_a_path_without_a_file_is_a_sentence_that_does_not_repeat_it(tmp_path: Path, name: str) -> None:
+    with pytest.raises(MissingRadiograph, match="no file that can be read") as caught:
+        read_study(tmp_path / name)
+    assert "MILLER" not in str(caught.value) and str(tmp_path) not in str(caught.value)
+
+
 def test_a_loaded_assistant_knows_the_embedded_model() -> None:
     with load(settings=read_settings({}), worker="inline") as assistant:
         assert assistant.checkpoint == "embedded"
