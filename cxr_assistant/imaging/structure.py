@@ -30,7 +30,7 @@ def _gaussian(sigma_px: float) -> NDArray[np.float32]:
     """A Gaussian of unit sum, cut off at three standard deviations."""
     reach = np.arange(-round(3 * sigma_px), round(3 * sigma_px) + 1)
     kernel = np.exp(-(reach**2) / (2 * sigma_px**2))
-    return (kernel / kernel.sum()).astype(np.float32)
+    return np.asarray(kernel / kernel.sum(), np.float32)
 
 
 def _curvatures(film: Picture, sigma_px: float) -> tuple[Picture, Picture]:
@@ -40,7 +40,8 @@ def _curvatures(film: Picture, sigma_px: float) -> tuple[Picture, Picture]:
     xx[:, 1:-1] = smooth[:, 2:] - 2 * smooth[:, 1:-1] + smooth[:, :-2]
     yy[1:-1] = smooth[2:] - 2 * smooth[1:-1] + smooth[:-2]
     xy[1:-1, 1:-1] = (smooth[2:, 2:] - smooth[2:, :-2] - smooth[:-2, 2:] + smooth[:-2, :-2]) / 4
-    middle, spread = (xx + yy) / 2, np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
+    middle: Picture = (xx + yy) / 2
+    spread: Picture = np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
     return middle + spread, middle - spread
 
 

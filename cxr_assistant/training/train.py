@@ -7,16 +7,20 @@ version of every step. A run can be cut and called again: rendered phantoms and 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cxr_assistant.checkpoints.embedded import CHAT_TEMPLATE
 from cxr_assistant.checkpoints.folder import load_llava, write_llava
@@ -55,7 +59,7 @@ def train(
             renderer.terminate()
     pool = Pool(train_job, report)
     pool.grow_to(recipe.phantoms)
-    fit_gate(output, pool, recipe, report)
+    fit_gate(output, pool, recipe, report, cores)
     (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     return output
 
@@ -107,20 +111,21 @@ def write_student(student: Any, tokenizer: Any, recipe: Recipe, output: Path) ->
 
 
 @torch.inference_mode()
-def fit_gate(folder: Path, pool: Pool, recipe: Recipe, report: Report, count: int = 4000) -> PhantomGate:
+def fit_gate(folder: Path, pool: Pool, recipe: Recipe, report: Report, processes: int = 1) -> PhantomGate:
     """Calibrate the gate on features of the stored model, so that its rounding is part of it.
 
     The cloud comes from the pool and from half of the unseen phantoms at the product's own size; the
     threshold from the other half, which neither the tower nor the cloud has seen.
     """
-    model = load_llava(folder, recipe.image_spec, device="cpu", precision="fp32")
+    model, count = load_llava(folder, recipe.image_spec, device="cpu", precision="fp32"), 4000
     seen = [
         picture_features(model, normalise(pool.images(np.arange(start, min(start + 50, count))), recipe))
         for start in range(0, min(count, pool.available), 50)
     ]
     seeds = VALIDATION_SEEDS.seeds()[recipe.validation : recipe.validation + recipe.gate_films]
-    films = [prepare(make_phantom(seed).radiograph, recipe.image_spec) for seed in seeds]
-    unseen = torch.cat([picture_features(model, torch.from_numpy(film)[None]) for film in films])
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as renderers:
+        films = renderers.map(partial(_prepared, recipe), seeds, chunksize=10)
+        unseen = torch.cat([picture_features(model, torch.from_numpy(film)[None]) for film in films])
     gate = PhantomGate.fit(torch.cat([*seen, unseen[::2]]), unseen[1::2], admit=_ADMITTED, slack=_SLACK)
     gate.save(folder / "gate.safetensors")
     admitted = float((gate.distance(unseen[1::2]) <= gate.threshold).float().mean())
@@ -128,3 +133,8 @@ def fit_gate(folder: Path, pool: Pool, recipe: Recipe, report: Report, count: in
         f"gate: threshold {gate.threshold:.2f} admits {admitted:.2%} of {len(unseen[1::2])} held-out phantoms"
     )
     return gate
+
+
+def _prepared(recipe: Recipe, seed: int) -> NDArray[np.float32]:
+    """A phantom as the product shows it to the model."""
+    return prepare(make_phantom(seed).radiograph, recipe.image_spec)
