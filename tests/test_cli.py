@@ -19,6 +19,7 @@ from cxr_assistant.checkpoints.spec import TaskWording
 from cxr_assistant.cli import main
 from cxr_assistant.errors import ForeignImage
 from cxr_assistant.imaging.rendering import encode_png
+from cxr_assistant.settings import PRECISIONS
 from cxr_assistant.tasks import Task
 from tests.doubles import ScriptedWorker, make_checkpoint
 
@@ -299,3 +300,51 @@ def test_train_hands_its_recipe_on(run, tmp_path: Path, monkeypatch) -> None:
     assert (code, objects(out)[0]["seed"], recipe.seed) == (0, 7, 7)
     assert recipe.phantoms == training.MICRO.phantoms
     assert (output, work, processes) == (tmp_path / "m", tmp_path / "m.work", None)
+
+
+def test_what_each_precision_needs_is_listed_against_what_is_free(run, monkeypatch) -> None:
+    monkeypatch.setenv("CXR_DEVICE", "cpu")
+    code, out, _ = run("checkpoints", "fits", "llava-rad", "--json")
+    lines = objects(out)
+    assert code == 0
+    assert [line["precision"] for line in lines] == list(PRECISIONS[1:])
+    assert all(line["needed_bytes"] > 0 and line["free_bytes"] > 0 for line in lines)
+
+
+def test_a_precision_reaches_the_assistant_and_an_unknown_one_is_refused(run, film, monkeypatch) -> None:
+    given: list[Any] = []
+
+    def load(**options: Any) -> Assistant:
+        given.append(options["precision"])
+        return Assistant(ScriptedWorker(), menu=MENU)
+
+    monkeypatch.setattr(cxr_assistant.assistant, "load", load)
+    assert run("report", film(), "--precision", "nf4")[0] == 0
+    assert given == ["nf4"]
+    with pytest.raises(SystemExit):
+        main(["report", film(), "--precision", "fp8"])
+
+
+def test_a_prior_is_compared_with(run, film, monkeypatch) -> None:
+    worker = ScriptedWorker()
+    comparing = make_checkpoint(
+        "chex",
+        max_images=2,
+        supports_prior=True,
+        tasks={Task.PROGRESSION: TaskWording(prompt="Follow {text}.", needs_text=True, needs_prior=True)},
+    )
+    monkeypatch.setattr(
+        cxr_assistant.assistant, "load", lambda **_: Assistant(worker, checkpoint="chex", menu=(comparing,))
+    )
+    new, old = film("new.png", 10), film("old.png", 20)
+    assert run("ask", "edema", new, "--prior", old, "--task", "progression", "--checkpoint", "chex")[0] == 0
+    (request,) = worker.requests
+    assert request.conversation.last_question == "Follow edema."
+    assert request.study.prior is not None
+
+
+def test_terms_come_before_the_network(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    code, _, err = run("checkpoints", "fetch", "llava-rad", "--into", tmp_path)
+    assert code == 2
+    assert "non-commercial research only" in err.lower() and "--accept-licence llava-rad" in err
