@@ -122,7 +122,9 @@ class ReadingRoom:
     def clear(self, session: Session, request: gr.Request) -> Any:
         return self._redrawn(self._interrupted(session, request).new_study(), request)
 
-    def choose(self, session: Session, event: gr.EventData) -> Any:
+    def choose(self, session: Session, event: gr.EventData, request: gr.Request) -> Any:
+        # An answer that goes on would put back the session it began with, and with it the old model.
+        session = self._interrupted(session, request)
         session = self._study.choose(session, _text(event, "name"), _text(event, "precision"))
         return session, self.menu_view(session), self.chat_view(session)
 

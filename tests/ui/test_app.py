@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -9,7 +10,8 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from cxr_assistant.settings import read_settings
-from cxr_assistant.ui.app import build_app
+from cxr_assistant.tasks import Task
+from cxr_assistant.ui.app import ReadingRoom, build_app
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.viewer import read_asset, viewer_template
 from cxr_assistant.ui.web import film_routes, film_url
@@ -102,3 +104,15 @@ def test_gradio_is_told_before_it_is_imported() -> None:
 
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert gr.__version__.startswith("6.")
+
+
+def test_another_model_chosen_while_one_answers_ends_the_answer_and_stays_chosen() -> None:
+    """The answer would otherwise put back the session it began with, and with it the old model."""
+    room = ReadingRoom(ScriptedAssistant())
+    session = Session("embedded").with_film(make_radiograph()).ask(Task.QUESTION, "Heart?")
+    event = SimpleNamespace(name="llava-rad", precision="", _data={"name": "llava-rad", "precision": ""})
+    request = SimpleNamespace(session_hash="ann")
+    with room._switchboard.running("ann") as flag:
+        chosen, *_ = room.choose(session, event, request)  # type: ignore[arg-type]
+        assert flag.is_set()
+    assert chosen.checkpoint == "llava-rad"
