@@ -40,9 +40,8 @@ def _curvatures(film: Picture, sigma_px: float) -> tuple[Picture, Picture]:
     xx[:, 1:-1] = smooth[:, 2:] - 2 * smooth[:, 1:-1] + smooth[:, :-2]
     yy[1:-1] = smooth[2:] - 2 * smooth[1:-1] + smooth[:-2]
     xy[1:-1, 1:-1] = (smooth[2:, 2:] - smooth[2:, :-2] - smooth[:-2, 2:] + smooth[:-2, :-2]) / 4
-    middle: Picture = (xx + yy) / 2
-    spread: Picture = np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
-    return middle + spread, middle - spread
+    middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+    return (middle + spread).astype(np.float32), (middle - spread).astype(np.float32)
 
 
 def _blurred(film: Picture, kernel: NDArray[np.float32]) -> Picture:
