@@ -1,4 +1,4 @@
-"""The generated tables of README.md: python benchmarks/tables.py writes them anew.
+"""The generated tables of README.md and of the model card: python benchmarks/tables.py writes them anew.
 
 Checkpoints come from their declarations, figures from benchmarks/results; no number is typed by hand.
 """
@@ -18,7 +18,7 @@ from cxr_assistant.checkpoints.spec import list_checkpoints  # noqa: E402
 
 __all__ = ["checkpoints_table", "quality_table", "with_tables"]
 
-README = ROOT / "README.md"
+DOCUMENTS = (ROOT / "README.md", ROOT / "weights" / "embedded" / "CARD.md")
 QUALITY = ROOT / "benchmarks" / "results" / "quality.json"
 
 
@@ -117,4 +117,5 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text("utf-8")), "utf-8")
+    for document in DOCUMENTS:
+        document.write_text(with_tables(document.read_text("utf-8")), "utf-8")

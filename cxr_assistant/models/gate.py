@@ -32,17 +32,8 @@ class HasTower(Protocol):
 
 
 def picture_features(model: HasTower, pixel_values: Tensor) -> Tensor:
-    """(N, F) summary of each picture: what its patches carry on average, how much they vary, and plain
-    statistics of brightness and sharpness, which a tower trained on phantoms alone may have unlearnt."""
-    tokens_NPV = model.tower_features(pixel_values).float()
-    mean, spread = tokens_NPV.mean(dim=1), tokens_NPV.std(dim=1)
-    pixels = pixel_values.float().mean(dim=1)
-    rough_x = (pixels[:, :, 1:] - pixels[:, :, :-1]).abs().flatten(1)
-    rough_y = (pixels[:, 1:] - pixels[:, :-1]).abs().flatten(1)
-    flat = pixels.flatten(1)
-    levels = torch.quantile(flat, torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95]), dim=1).T
-    plain = torch.stack([rough_x.mean(1), rough_y.mean(1), rough_x.std(1), rough_y.std(1)], dim=1)
-    return torch.cat([mean, spread, levels, plain.clamp_min(1e-6).log()], dim=1)
+    """(N, V): what the patches of each picture carry on average."""
+    return model.tower_features(pixel_values).float().mean(dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +49,15 @@ class PhantomGate:
 
     @classmethod
     def fit(
-        cls, features: Tensor, held_out: Tensor, *, admit: float, slack: float, shrinkage: float = 0.02
+        cls, features: Tensor, held_out: Tensor, *, admit: float, slack: float, shrinkage: float = 1e-4
     ) -> PhantomGate:
         """The cloud of (N, F) features; the threshold: `slack` times the `admit` quantile of others."""
         cloud = features.double()
-        covariance = torch.cov(cloud.T)
-        covariance += (
-            shrinkage * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.double)
-        )
-        whitening = torch.linalg.cholesky(torch.linalg.inv(covariance))
+        spread = cloud.std(dim=0).clamp_min(1e-6)
+        # Little shrinkage: films of people differ most in directions in which phantoms hardly vary.
+        covariance = torch.cov(((cloud - cloud.mean(dim=0)) / spread).T)
+        covariance += shrinkage * torch.eye(len(covariance), dtype=torch.double)
+        whitening = torch.linalg.cholesky(torch.linalg.inv(covariance)) / spread[:, None]
         gate = cls(cloud.mean(dim=0).float(), whitening.float(), 0.0)
         threshold = slack * float(torch.quantile(gate.distance(held_out), admit))
         return cls(gate.mean, gate.whitening, threshold)

@@ -40,7 +40,7 @@ class Recipe:
     instruct_steps: int = 1_300
     language_rate: float = 1.5e-3
     questions_per_picture: int = 6
-    gate_films: int = 800  # unseen phantoms at the product's own size, for the gate's threshold
+    gate_films: int = 260  # unseen phantoms at the product's own size, for the gate's threshold
 
     @property
     def fingerprint(self) -> str:
