@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from transformers import Dinov2Model
 
-from cxr_assistant.checkpoints.embedded import build, prompt_pieces
+from cxr_assistant.checkpoints.embedded import CHECKPOINT, build, prompt_pieces
 from cxr_assistant.imaging.phantom import make_phantom
 from cxr_assistant.models.gate import PhantomGate
 from cxr_assistant.settings import PROJECT_ROOT
@@ -109,6 +110,11 @@ def test_the_micro_recipe_makes_a_model_that_the_product_loads(tmp_path: Path) -
 def test_the_committed_model_was_made_by_the_committed_recipe() -> None:
     stored = json.loads((PROJECT_ROOT / "weights" / "embedded" / "recipe.json").read_text("utf-8"))
     assert stored == asdict(EMBEDDED)
+
+
+def test_the_revision_is_that_of_the_committed_weights() -> None:
+    content = (PROJECT_ROOT / "weights" / "embedded" / "model.safetensors").read_bytes()
+    assert CHECKPOINT.revision == hashlib.sha1(content, usedforsecurity=False).hexdigest()
 
 
 def test_whitening_changes_the_coordinates_and_not_the_function() -> None:
