@@ -15,7 +15,7 @@ from cxr_assistant.errors import PromptTooLong, WeightsMismatch
 from cxr_assistant.models.llava import StockLlava
 from cxr_assistant.models.vlm import ImageSpan, Prompt
 
-PICTURE = np.zeros((1, 1, 224, 224), np.float32)
+PICTURE = np.zeros((1, 3, 224, 224), np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_scores_end_where_prefill_does(model: StockLlava) -> None:
 
 
 def test_a_tower_that_makes_other_tokens_than_configured_is_refused(model: StockLlava) -> None:
-    picture = np.zeros((1, 1, 192, 192), np.float32)  # 36 patches of 32 pixels instead of 49
+    picture = np.zeros((1, 3, 192, 192), np.float32)  # 36 patches of 32 pixels instead of 49
     with pytest.raises(WeightsMismatch, match="makes 36 tokens of an image; the prompt holds 49"):
         model.encode(picture)
 
