@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from starlette.requests import Request
@@ -68,8 +69,13 @@ def example_routes(picture_of: Callable[[int], bytes | None]) -> list[Route]:
     return [Route("/example/{number:int}", example, methods=["GET"])]
 
 
+@cache
 def make_upload_dir() -> Path:
-    """A private directory for uploads, removed when the process ends; Gradio is told to use it."""
+    """A private directory for uploads, removed when the process ends; Gradio is told to use it.
+
+    One for the process: Gradio compares an upload with the newest setting, and a second app would otherwise
+    make it refuse the files of the first.
+    """
     directory = Path(tempfile.mkdtemp(prefix="cxr-uploads-"))
     os.environ["GRADIO_TEMP_DIR"] = str(directory)
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
