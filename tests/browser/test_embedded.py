@@ -16,6 +16,15 @@ from typing import Any
 
 import pytest
 
+from cxr_assistant.imaging.phantom import (
+    FindingKind,
+    FindingRequest,
+    Severity,
+    Side,
+    dicom_bytes,
+    make_phantom,
+)
+from cxr_assistant.study import ViewPosition
 from tests.browser.conftest import DESKTOP, PHONE, OpenPage, _free_port, opener
 from tests.browser.pages import answered, ask, demonstrate, film_is_shown, last_answer, upload
 from tests.conftest import PROJECT_ROOT
@@ -106,3 +115,18 @@ def test_the_real_draft_fits_a_phone(open_door: OpenPage, screenshot: Any) -> No
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE["width"]
     screenshot(page, "reading-room-390")
+
+
+def test_two_visitors_with_two_films_get_two_answers(open_door: OpenPage) -> None:
+    """Effusions on opposite sides, asked about at the same time: each answer is about its own film."""
+    pages = {side: open_door(DESKTOP) for side in Side}
+    for side, page in pages.items():
+        request = FindingRequest(FindingKind.PLEURAL_EFFUSION, side, Severity.LARGE)
+        upload(page, dicom_bytes(make_phantom(40_009_900, findings=[request], view=ViewPosition.PA)))
+        film_is_shown(page)
+    for page in pages.values():
+        ask(page, "On which side is the pleural effusion?", wait=False)
+    for side, page in pages.items():
+        answered(page)
+        assert side.value in last_answer(page)
+        assert side.other.value not in last_answer(page)
