@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 
 from cxr_assistant.settings import read_settings
 from cxr_assistant.tasks import Task
-from cxr_assistant.ui.app import ReadingRoom, build_app
+from cxr_assistant.ui.app import build_app
+from cxr_assistant.ui.room import ReadingRoom
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.viewer import read_asset, viewer_template
 from cxr_assistant.ui.web import film_routes, film_url

@@ -9,7 +9,7 @@ from cxr_assistant.checkpoints.spec import TaskWording
 from cxr_assistant.generation import Completed, FinishReason, Grounding, Notice, Queued, TextDelta, Usage
 from cxr_assistant.report import BoundingBox
 from cxr_assistant.tasks import Task
-from cxr_assistant.ui import render
+from cxr_assistant.ui import render, transcript
 from cxr_assistant.ui.cards import Shelf, model_menu
 from cxr_assistant.ui.session import KnownFinding, Problem, Session, Truth
 from tests.ui.doubles import EMBEDDED, PUBLISHED, make_radiograph
@@ -27,7 +27,7 @@ DONE = Completed(FinishReason.STOP, Usage(1280, 0, 58, 0.4, 1.3), "embedded", "a
 
 
 def view(session: Session) -> dict[str, object]:
-    return render.chat_view(session, EMBEDDED, [PUBLISHED])
+    return transcript.chat_view(session, EMBEDDED, [PUBLISHED])
 
 
 def html_of(session: Session) -> str:
@@ -107,7 +107,7 @@ def test_task_buttons_carry_the_exact_words_of_the_checkpoint(session: Session) 
 
 def test_a_comparison_is_offered_only_with_a_prior(session: Session) -> None:
     def offered(s: Session) -> set[str]:
-        return {task["task"] for task in render.chat_view(s, PUBLISHED, [EMBEDDED])["tasks"]}
+        return {task["task"] for task in transcript.chat_view(s, PUBLISHED, [EMBEDDED])["tasks"]}
 
     prior = Session("embedded").with_film(make_radiograph(5)).study
     from dataclasses import replace
@@ -171,7 +171,7 @@ def test_an_impression_concludes_the_last_answer(session: Session) -> None:
     wording = TaskWording(prompt="Conclude: {text}", needs_text=True)
     model = replace(EMBEDDED, tasks={Task.IMPRESSION: wording})
     answered = session.ask(Task.FINDINGS, "?").heard(TextDelta("Clear lungs.")).heard(DONE)
-    (before,), (after,) = (render.chat_view(s, model, [])["tasks"] for s in (session, answered))
+    (before,), (after,) = (transcript.chat_view(s, model, [])["tasks"] for s in (session, answered))
     assert (before["needs_text"], after["needs_text"]) == (True, False)
     assert after["prompt"] == "Conclude: Clear lungs."
 
