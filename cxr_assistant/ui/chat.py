@@ -13,8 +13,9 @@ from cxr_assistant.assistant import Assistant
 from cxr_assistant.errors import CxrAssistantError, GenerationError, PromptTooLong
 from cxr_assistant.generation import SamplingParams
 from cxr_assistant.tasks import Task
+from cxr_assistant.ui.exchange import Exchange, Problem
 from cxr_assistant.ui.pacing import paced
-from cxr_assistant.ui.session import Exchange, Problem, Session
+from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.switchboard import CancelFlag, Switchboard
 
 __all__ = ["MAX_INDICATION", "MAX_PROMPT", "Chat", "clean"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cxr_assistant.assistant import Assistant
 from cxr_assistant.errors import CxrAssistantError
-from cxr_assistant.ui.session import Problem
+from cxr_assistant.ui.exchange import Problem
 from cxr_assistant.ui.switchboard import CancelFlag, Switchboard
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from cxr_assistant.study import Radiograph, ViewPosition
-from cxr_assistant.ui.session import Session, Truth
+from cxr_assistant.ui.exchange import Truth
+from cxr_assistant.ui.session import Session
 
 __all__ = [
     "film_facts",

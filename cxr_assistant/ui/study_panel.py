@@ -17,7 +17,8 @@ from cxr_assistant.assistant import Assistant
 from cxr_assistant.errors import CxrAssistantError, PhantomError, UnknownCheckpoint
 from cxr_assistant.tasks import Task
 from cxr_assistant.ui.examples import Example
-from cxr_assistant.ui.session import MAX_FILMS, KnownFinding, Problem, Session, Truth
+from cxr_assistant.ui.exchange import KnownFinding, Problem, Truth
+from cxr_assistant.ui.session import MAX_FILMS, Session
 from cxr_assistant.ui.viewer.film import thumbnail
 
 if TYPE_CHECKING:

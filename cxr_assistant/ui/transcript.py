@@ -14,7 +14,8 @@ from cxr_assistant.errors import ForeignImage, LicenceNotAccepted, MissingWeight
 from cxr_assistant.fitting import EVERY_PART
 from cxr_assistant.generation import FinishReason
 from cxr_assistant.tasks import Task
-from cxr_assistant.ui.session import Exchange, Phase, Problem, Remark, Session, Truth
+from cxr_assistant.ui.exchange import Exchange, Phase, Problem, Remark, Truth
+from cxr_assistant.ui.session import Session
 
 if TYPE_CHECKING:
     from cxr_assistant.checkpoints.spec import Checkpoint, TaskWording

@@ -7,7 +7,8 @@ import pytest
 
 from cxr_assistant.generation import FinishReason
 from cxr_assistant.ui.chat import MAX_PROMPT, Chat
-from cxr_assistant.ui.session import Exchange, Phase, Remark, Session
+from cxr_assistant.ui.exchange import Exchange, Phase, Remark
+from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.switchboard import Switchboard
 from tests.ui.doubles import FINDINGS, ScriptedAssistant, ScriptedWorker, make_radiograph
 

@@ -11,7 +11,8 @@ from cxr_assistant.report import BoundingBox
 from cxr_assistant.tasks import Task
 from cxr_assistant.ui import render, transcript
 from cxr_assistant.ui.cards import Shelf, model_menu
-from cxr_assistant.ui.session import KnownFinding, Problem, Session, Truth
+from cxr_assistant.ui.exchange import KnownFinding, Problem, Truth
+from cxr_assistant.ui.session import Session
 from tests.ui.doubles import EMBEDDED, PUBLISHED, make_radiograph
 
 HOSTILE = (

@@ -16,7 +16,8 @@ from cxr_assistant.generation import (
 )
 from cxr_assistant.report import BoundingBox
 from cxr_assistant.tasks import Task
-from cxr_assistant.ui.session import MAX_FILMS, Phase, Problem, Remark, Session, Truth
+from cxr_assistant.ui.exchange import Phase, Problem, Remark, Truth
+from cxr_assistant.ui.session import MAX_FILMS, Session
 from tests.ui.doubles import make_radiograph
 
 DONE = Completed(FinishReason.STOP, Usage(10, 0, 2, 0.1, 0.2), "embedded", "abc")

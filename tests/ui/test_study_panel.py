@@ -6,7 +6,8 @@ import pytest
 
 from cxr_assistant.tasks import Task
 from cxr_assistant.ui.examples import Example
-from cxr_assistant.ui.session import MAX_FILMS, Remark, Session
+from cxr_assistant.ui.exchange import Remark
+from cxr_assistant.ui.session import MAX_FILMS, Session
 from cxr_assistant.ui.study_panel import StudyPanel
 from tests.ui.doubles import ScriptedAssistant, make_radiograph, png_bytes
 
