@@ -14,6 +14,7 @@ from cxr_assistant.assistant import Assistant
 from cxr_assistant.settings import Settings
 from cxr_assistant.ui import render
 from cxr_assistant.ui.examples import read_examples
+from cxr_assistant.ui.masthead import masthead, masthead_script, page_head
 from cxr_assistant.ui.room import ReadingRoom
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.viewer import read_asset, viewer_script, viewer_template
@@ -39,7 +40,7 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
         empty = Session(assistant.checkpoint)
         with gr.Column(elem_id="room"):
             panel = partial(gr.HTML, apply_default_css=False)
-            panel(render.header(), elem_id="masthead")
+            panel(masthead(), elem_id="masthead", js_on_load=masthead_script())
             menu = panel(
                 room.menu_view(empty),
                 html_template=read_asset("menu.html"),
@@ -132,8 +133,7 @@ def launch(blocks: gr.Blocks, settings: Settings, **options: Any) -> Any:
         server_name=settings.host,
         server_port=settings.port,
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        # As a style element: Gradio's own `css` rewrites selectors and drops container queries.
-        head=f"<style>{read_asset('style.css')}</style>",
+        head=page_head(),
         app_kwargs={"routes": blocks.own_routes, "docs_url": None, "redoc_url": None},
         max_file_size=MAX_FILE_SIZE,
         run_history=False,

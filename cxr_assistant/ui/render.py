@@ -17,7 +17,6 @@ from cxr_assistant.ui.session import Session
 
 __all__ = [
     "film_facts",
-    "header",
     "study_strip",
     "synthetic_form",
 ]
@@ -30,17 +29,6 @@ _VIEWS = {
     ViewPosition.LATERAL: "Lateral",
     ViewPosition.UNKNOWN: "View not stated",
 }
-
-# The page's frame ------------------------------------------------------------------------------------
-
-
-def header() -> str:
-    """The wordmark and the ribbon that never goes away."""
-    return (
-        '<header class="masthead"><h1>CXR Assistant</h1>'
-        f'<p class="ribbon" role="note">{escape(RIBBON)}</p></header>'
-    )
-
 
 # The study -------------------------------------------------------------------------------------------
 

@@ -138,7 +138,7 @@ def test_the_model_card_tells_licence_abilities_and_weakness() -> None:
 
 
 def test_the_ribbon_says_what_this_is_not() -> None:
-    assert "Not a medical device" in render.header()
+    assert "Not a medical device" in render.RIBBON
 
 
 def test_film_facts_hold_nothing_but_the_whitelist() -> None:
