@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cxr_assistant.assistant import Assistant, load, make_session_key, read_study
+    from cxr_assistant.assistant import Assistant, load, make_session_id, make_session_key, read_study
     from cxr_assistant.checkpoints.spec import Checkpoint, get_checkpoint, list_checkpoints
     from cxr_assistant.conversation import Conversation, Turn
     from cxr_assistant.errors import CxrAssistantError
@@ -62,13 +62,14 @@ __all__ = [
     "list_checkpoints",
     "load",
     "make_phantom",
+    "make_session_id",
     "make_session_key",
     "read_radiograph",
     "read_study",
 ]
 
 _HOMES = {
-    "assistant": ("Assistant", "load", "make_session_key", "read_study"),
+    "assistant": ("Assistant", "load", "make_session_id", "make_session_key", "read_study"),
     "checkpoints.spec": ("Checkpoint", "get_checkpoint", "list_checkpoints"),
     "conversation": ("Conversation", "Turn"),
     "errors": ("CxrAssistantError",),

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from cxr_assistant.imaging.phantom import Phantom
     from cxr_assistant.models.precision import Fit
 
-__all__ = ["GREEDY", "Assistant", "load", "make_session_key", "read_study"]
+__all__ = ["GREEDY", "Assistant", "load", "make_session_id", "make_session_key", "read_study"]
 
 GREEDY = SamplingParams()
 NEXT_PART = "\n\n"
@@ -73,6 +73,7 @@ class Assistant:
         self._worker = worker
         self._menu = tuple(list_checkpoints() if menu is None else menu)
         self._store = WeightStore() if store is None else store
+        self._public_films: frozenset[str] = frozenset()
         self.checkpoint = self.get_checkpoint(checkpoint).name
 
     def respond(
@@ -84,6 +85,7 @@ class Assistant:
         *,
         checkpoint: str | None = None,
         precision: str | None = None,
+        session: str | None = None,
         is_cancelled: IsCancelled = never_cancelled,
     ) -> Iterator[GenerationEvent]:
         """Events of one answer: notices first, then what the worker streams; the last is Completed.
@@ -91,7 +93,9 @@ class Assistant:
         `checkpoint` is a person's explicit choice and is kept. Without one the default speaks, or, where it
         was not trained for `task`, a ready checkpoint that was (never the embedded model: it knows phantoms
         only). Without a question at the end of `conversation` the checkpoint's own words for the task are
-        asked. `precision` overrides the one in which the model would be loaded (see `list_fits`).
+        asked. `precision` overrides the one in which the model would be loaded (see `list_fits`). `session`,
+        a secret of one visitor (see `make_session_id`), lets a follow-up begin where the last answer ended,
+        until `forget`.
 
         Raises: MissingRadiograph, UnsupportedTask, UnknownCheckpoint at once; ForeignImage and what the
         worker raises while the events are read.
@@ -109,6 +113,8 @@ class Assistant:
             conversation=put_in_words(asked, chosen, task),
             params=params,
             precision=precision,
+            session=session,
+            public_films=self._public_films,
         )
         notices = (*choice_notices, *film_notices)
         if parts:
@@ -210,6 +216,14 @@ class Assistant:
     def warm_up(self, checkpoint: str | None = None) -> None:
         """Load a checkpoint before the first question is asked."""
         self._worker.load(checkpoint or self.checkpoint)
+
+    def forget(self, session: str) -> None:
+        """Free what the engine keeps of a visitor's films and words; for the end of a session."""
+        self._worker.forget(session)
+
+    def publish(self, radiograph: Radiograph) -> None:
+        """Everybody may see this film, a bundled example: what a tower makes of it is kept once for all."""
+        self._public_films |= {radiograph.digest}
 
     def health(self) -> Health:
         return self._worker.health()
@@ -335,6 +349,11 @@ def _one_of_precisions(precision: str) -> str:
     if precision not in PRECISIONS:
         raise SettingsError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}.")
     return precision
+
+
+def make_session_id() -> str:
+    """A name for one visitor that nobody can guess; see `Assistant.respond` and `Assistant.forget`."""
+    return secrets.token_hex(16)
 
 
 def make_session_key() -> bytes:

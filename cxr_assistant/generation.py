@@ -81,6 +81,9 @@ class GenerationRequest:
     """All that the worker needs for one answer; the newest turn of `conversation` is the question.
 
     `precision` is what a person asked for; None leaves it to the settings and to what is in memory.
+    `session` is a secret of one visitor: what was computed for one of their requests is used again in the
+    next, and never for anybody else; without it nothing is kept. `public_films` are digests of films that
+    everybody may see, such as the bundled examples; their embeddings are kept once for all.
     """
 
     checkpoint: str
@@ -89,6 +92,8 @@ class GenerationRequest:
     conversation: Conversation
     params: SamplingParams = field(default_factory=SamplingParams)
     precision: str | None = None
+    session: str | None = field(default=None, repr=False)
+    public_films: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,10 @@ class CheckpointService:
         """Bring a checkpoint into memory. Raises CheckpointError, or OutOfMemory when nothing fits."""
         self._get(checkpoint)
 
+    def forget(self, session: str) -> None:
+        """Free what is kept of a visitor's films and words."""
+        self._engine.forget(session)
+
     def generate(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
         """Events of one answer, signed by the checkpoint that spoke.
 

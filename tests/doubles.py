@@ -53,6 +53,7 @@ class ScriptedWorker:
     script: Script = field(default_factory=lambda: speak("The lungs are clear."))
     requests: list[GenerationRequest] = field(default_factory=list)
     loaded: list[str] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
     is_closed: bool = False
     device: Device | None = None
 
@@ -75,6 +76,9 @@ class ScriptedWorker:
 
     def load(self, checkpoint: str) -> None:
         self.loaded.append(checkpoint)
+
+    def forget(self, session: str) -> None:
+        self.forgotten.append(session)
 
     def health(self) -> Health:
         return Health(WorkerState.READY, ("embedded",), device=self.device)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxr_assistant.assistant import Assistant, load, make_session_key, read_study
+from cxr_assistant.assistant import Assistant, load, make_session_id, make_session_key, read_study
 from cxr_assistant.checkpoints.spec import Checkpoint, TaskWording
 from cxr_assistant.conversation import Conversation
 from cxr_assistant.errors import (
@@ -384,3 +384,31 @@ def test_a_gap_that_was_left_open_is_an_empty_question(worker: ScriptedWorker) -
     desk = Assistant(worker, menu=MENU)
     with pytest.raises(GenerationError, match="question is empty"):
         desk.respond(STUDY, Conversation().ask("Locate {text}."), Task.GROUNDING, checkpoint="chex")
+
+
+# ---------------------------------------------------------------------------------------------- sessions
+
+
+def test_a_session_travels_with_the_request_and_is_not_printed() -> None:
+    worker = ScriptedWorker()
+    session = make_session_id()
+    collect(Assistant(worker).respond(Study((make_film(),)), Conversation(), Task.FINDINGS, session=session))
+    (request,) = worker.requests
+    assert request.session == session
+    assert session not in repr(request)
+
+
+def test_only_published_films_may_be_kept_for_all() -> None:
+    worker = ScriptedWorker()
+    assistant = Assistant(worker)
+    assistant.publish(make_film(1))
+    for value in (0, 1):
+        collect(assistant.respond(Study((make_film(value),)), Conversation(), Task.FINDINGS))
+    assert [make_film(1).digest in request.public_films for request in worker.requests] == [True, True]
+    assert all(make_film(0).digest not in request.public_films for request in worker.requests)
+
+
+def test_the_end_of_a_session_is_told_to_the_engine() -> None:
+    worker = ScriptedWorker()
+    Assistant(worker).forget("a visitor")
+    assert worker.forgotten == ["a visitor"]

@@ -47,6 +47,9 @@ class Engine:
     def __init__(self, *, embedding_bytes: int = EMBEDDING_BYTES) -> None:
         self._embeddings = EmbeddingCache(embedding_bytes)
 
+    def forget(self, session: str) -> None:
+        """Free what is kept for a session."""
+
     def generate(
         self,
         model: VisionLanguageModel,

@@ -22,6 +22,7 @@ from cxr_assistant.engine.worker_process import (
     Cancel,
     Ended,
     Failed,
+    Forget,
     Happened,
     Load,
     Loaded,
@@ -84,6 +85,12 @@ class ProcessWorker:
             for _ in replies.events(never_cancelled):
                 pass
 
+    def forget(self, session: str) -> None:
+        with self._lock:
+            line = self._line
+        if line is not None and not line.is_dead:
+            line.send_if_there(Forget(session))
+
     def health(self) -> Health:
         with self._lock:
             return Health(WorkerState.STOPPED) if self._line is None else self._line.health()
@@ -128,7 +135,14 @@ class _Line:
     def conversation(self, key: int) -> _Conversation:
         return _Conversation(self, key)
 
-    def send(self, message: Submit | Load | Cancel) -> None:
+    def send_if_there(self, message: Cancel | Forget) -> None:
+        """Send what a dead process has no use for."""
+        try:
+            self.send(message)
+        except WorkerUnavailable:
+            pass  # its memory is gone, and every queue says so
+
+    def send(self, message: Submit | Load | Cancel | Forget) -> None:
         try:
             with self._sending:
                 self.connection.send(message)
@@ -230,10 +244,7 @@ class _Conversation:
             return None
 
     def _cancel(self) -> None:
-        try:
-            self.line.send(Cancel(self.key))
-        except WorkerUnavailable:
-            pass  # then there is nothing left to cancel, and the queue says so
+        self.line.send_if_there(Cancel(self.key))
 
 
 def _gone() -> WorkerUnavailable:

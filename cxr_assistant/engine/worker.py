@@ -32,6 +32,9 @@ class Worker(Protocol):
     def load(self, checkpoint: str) -> None:
         """Bring a checkpoint into memory, so that the first answer need not wait for it."""
 
+    def forget(self, session: str) -> None:
+        """Free what is kept of a visitor's films and words, if anything; returns at once."""
+
     def health(self) -> Health:
         """How the worker is, at once and without waiting for it."""
 
@@ -64,6 +67,12 @@ class InlineWorker:
 
     def load(self, checkpoint: str) -> None:
         self._get_service().load(checkpoint)
+
+    def forget(self, session: str) -> None:
+        with self._lock:
+            service = self._service
+        if service is not None:
+            service.forget(session)
 
     def health(self) -> Health:
         if self._service is None:

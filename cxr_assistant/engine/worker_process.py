@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cxr_assistant.engine.service import MakeService, Service
     from cxr_assistant.models.precision import Device
 
-__all__ = ["Cancel", "Ended", "Failed", "Happened", "Load", "Loaded", "Submit", "serve"]
+__all__ = ["Cancel", "Ended", "Failed", "Forget", "Happened", "Load", "Loaded", "Submit", "serve"]
 
 
 # ------------------------------------------------------------------------------------- messages, to there
@@ -43,6 +43,11 @@ class Load:
 @dataclass(frozen=True)
 class Cancel:
     key: int
+
+
+@dataclass(frozen=True)
+class Forget:
+    session: str
 
 
 # ------------------------------------------------------------------------------------- messages, to here
@@ -110,7 +115,9 @@ class _Loop:
         while until_something or self.connection.poll():
             message = self.connection.recv()
             until_something = False
-            if not isinstance(message, Cancel):
+            if isinstance(message, Forget):
+                self.service.forget(message.session)
+            elif not isinstance(message, Cancel):
                 self.known.add(message.key)
                 self.waiting.append(message)
             elif message.key in self.known:  # else it has ended in the meantime

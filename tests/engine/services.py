@@ -23,11 +23,13 @@ from cxr_assistant.models.precision import Device
 
 class ObedientService:
     """Questions: "count N", "prefill N" (N slow steps before any event), "hang S" (deaf for S seconds),
-    "refuse", "die", "crash", "others" (how many other answers are in the making)."""
+    "refuse", "die", "crash", "others" (how many other answers are in the making), "forgotten" (how many
+    sessions were forgotten)."""
 
     def __init__(self) -> None:
         self._resident: tuple[str, ...] = ()
         self._num_active = 0
+        self.forgotten: list[str] = []
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -41,6 +43,9 @@ class ObedientService:
         if checkpoint == "absent":
             raise MissingWeights("absent is not on this computer yet.", hint="Fetch it.")
         self._resident = (*self._resident, checkpoint)
+
+    def forget(self, session: str) -> None:
+        self.forgotten.append(session)
 
     def generate(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
         self._num_active += 1
@@ -70,7 +75,8 @@ class ObedientService:
                 yield Completed(FinishReason.CANCELLED, Usage(completion_tokens=step))
                 return
             time.sleep(0.002)
-            yield TextDelta(f"{self._num_active - 1 if verb == 'others' else step} ", (-0.5,))
+            told = {"others": self._num_active - 1, "forgotten": len(self.forgotten)}.get(verb, step)
+            yield TextDelta(f"{told} ", (-0.5,))
         yield Completed(FinishReason.STOP, Usage(completion_tokens=1), request.checkpoint, "r")
 
 

@@ -109,6 +109,12 @@ def test_a_load_that_fails_says_why(any_worker: Worker) -> None:
         any_worker.load("absent")
 
 
+def test_a_forgotten_session_reaches_the_service(any_worker: Worker) -> None:
+    before = int(collect(any_worker.submit(request("forgotten"))).text)
+    any_worker.forget("a visitor")
+    assert int(collect(any_worker.submit(request("forgotten"))).text) == before + 1
+
+
 def test_health_names_what_is_in_memory(any_worker: Worker) -> None:
     any_worker.load("embedded")
     wait_until(lambda: any_worker.health().resident[:1] == ("embedded",))

@@ -169,6 +169,8 @@ class ScriptedWorker:
 
     def load(self, checkpoint: str) -> None: ...
 
+    def forget(self, session: str) -> None: ...
+
     def health(self) -> Health:
         return Health(WorkerState.READY, ("embedded",), device=self.device)
 
