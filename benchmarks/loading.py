@@ -1,10 +1,12 @@
 """Converting and loading at full size: python benchmarks/loading.py llava-rad PUBLISHED_DIR WORK_DIR
 
 PUBLISHED_DIR holds the published files, real or from `checkpoints make-random`; WORK_DIR takes the converted
-folder and needs as much room again. Writes benchmarks/results/loading-NAME.json; the last line of the output
-is the same object. Limits judged (issue 3): conversion needs at most its largest shard + 2 GiB of anonymous
-memory; loading takes at most 1.3x the time of reading the same bytes from a cold page cache, and at most
-weights + 1 GiB of anonymous memory.
+folder and needs as much room again. Writes benchmarks/results/loading-NAME.json (loading-NAME-cuda.json with
+--device cuda); the last line of the output is the same object. Steps that are not run keep the figures that
+the file holds. Limits judged: conversion needs at most its largest shard + 2 GiB of anonymous memory; loading
+takes at most 1.3x the time of reading the same bytes from a cold page cache, and at most weights + 1 GiB of
+anonymous memory. The step `precisions` loads and answers in every precision that fits the device, and records
+the memory that each takes: of the GPU, or anonymous memory on the CPU.
 """
 
 from __future__ import annotations
@@ -43,35 +45,65 @@ def main() -> int:
     if given.phase:
         print(json.dumps(PHASES[given.phase](given)))
         return 0
-    converted = given.work / "converted"
-    results: dict[str, Any] = {
+    device = given.device.split(":")[0]
+    out = ROOT / "benchmarks" / "results" / f"loading-{given.name}{'-cuda' * (device == 'cuda')}.json"
+    results: dict[str, Any] = json.loads(out.read_text("utf-8")) if out.exists() else {}
+    for step in given.steps:
+        started = {"date": time.strftime("%Y-%m-%d"), "load_average": round(os.getloadavg()[0], 2)}
+        results |= {name: figures | started for name, figures in STEPS[step](given).items()}
+    results |= {
         "checkpoint": given.name,
-        "precision": given.precision,
         "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "versions": {name: version(name) for name in ("torch", "transformers", "safetensors")},
+        "weights_bytes": sum(path.stat().st_size for path in _weight_paths(given)),
     }
-    if not given.skip_conversion:
-        shutil.rmtree(converted, ignore_errors=True)
-        results["conversion"] = _phase("convert", given) | _largest_shard(given.published)
-    weights = sum(path.stat().st_size for path in converted.glob("*.safetensors"))
-    results["weights_bytes"] = weights
-    # The page cache is emptied before each; what lies below it (a controller, a host) learns from the first
-    # reading, so the time to hold loading against is the faster of one before and one after.
-    before = _phase("read", given)
-    results["loading"] = _phase("load", given)
-    after = _phase("read", given)
-    results["reading"] = min((before, after), key=lambda figures: figures["read_s"])
-    results["reading"]["both_s"] = [before["read_s"], after["read_s"]]
-    results["hashing"] = _phase("hash", given)
-    if not given.skip_answer:
-        results["answer"] = _phase("answer", given)
     results["verdicts"] = _judge(results)
-    out = ROOT / "benchmarks" / "results" / f"loading-{given.name}.json"
     out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    out.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", "utf-8")
     print(json.dumps(results))
     return 0 if all(results["verdicts"].values()) else 1
 
+
+# -------------------------------------------------------------------- steps, each of one or several phases
+
+
+def _convert_anew(given: argparse.Namespace) -> dict[str, Any]:
+    shutil.rmtree(given.work / "converted", ignore_errors=True)
+    return {"conversion": _phase("convert", given) | _largest_shard(given.published)}
+
+
+def _load_and_read(given: argparse.Namespace) -> dict[str, Any]:
+    """The page cache is emptied before each; what lies below it (a controller, a host) learns from the first
+    reading, so the time to hold loading against is the faster of one before and one after."""
+    before = _phase("read", given)
+    loading = _phase("load", given)
+    after = _phase("read", given)
+    reading = min((before, after), key=lambda figures: figures["read_s"])
+    reading["both_s"] = [before["read_s"], after["read_s"]]
+    return {"loading": loading, "reading": reading}
+
+
+def _every_precision(given: argparse.Namespace) -> dict[str, Any]:
+    """Each precision in a process of its own; one that does not fit says what it would need."""
+    from cxr_assistant.models.precision import Footprint, list_fits, read_device
+
+    device = read_device(given.device)
+    found: dict[str, Any] = {"device": device.title}
+    for fit in list_fits(Footprint.estimate(get_checkpoint(given.name).num_parameters), device):
+        if given.only and fit.precision not in given.only:
+            continue
+        answer = _phase("answer", given, f"--precision={fit.precision}") if fit.fits else {}
+        found[fit.precision] = {"needed_bytes": fit.needed_bytes, "fits": fit.fits, **answer}
+    return {"precisions": found}
+
+
+STEPS = {
+    "convert": _convert_anew,
+    "load": _load_and_read,
+    "hash": lambda given: {"hashing": _phase("hash", given)},
+    "answer": lambda given: {"answer": _phase("answer", given)},
+    "precisions": _every_precision,
+}
 
 # -------------------------------------------------------------------- phases, each in a process of its own
 
@@ -118,7 +150,8 @@ def load(given: argparse.Namespace) -> dict[str, Any]:
     built = time.perf_counter()
     touched = _touch(model)
     done = time.perf_counter()
-    return {"build_s": built - started, "touch_s": done - built, "load_s": done - started, "touched": touched}
+    seconds = {"build_s": built - started, "touch_s": done - built, "load_s": done - started}
+    return {**seconds, "touched_bytes": touched, "precision": given.precision}
 
 
 def hashing(given: argparse.Namespace) -> dict[str, Any]:
@@ -130,7 +163,7 @@ def hashing(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def answer(given: argparse.Namespace) -> dict[str, Any]:
-    """A greedy answer of a few tokens about a computed picture, in bf16 on the CPU."""
+    """A greedy answer of a few tokens about a computed picture, and what the device held at most."""
     import torch
 
     from cxr_assistant.checkpoints.blindness import _pictures, _task_on_one_image
@@ -138,7 +171,13 @@ def answer(given: argparse.Namespace) -> dict[str, Any]:
     from cxr_assistant.study import Study
 
     checkpoint, module = get_checkpoint(given.name), find_module(given.name)
-    model = module.build(given.work / "converted", device="cpu", precision="bf16")
+    _import_everything()
+    if is_cuda := given.device != "cpu":
+        torch.cuda.init()
+        torch.cuda.reset_peak_memory_stats()
+    before = time.perf_counter()
+    model = module.build(given.work / "converted", device=given.device, precision=given.precision)
+    built = time.perf_counter() - before
     study = Study().with_radiograph(_pictures()[0])
     task = _task_on_one_image(checkpoint)
     prompt = module.render(checkpoint, study, Conversation(), task, model.processor)
@@ -149,9 +188,13 @@ def answer(given: argparse.Namespace) -> dict[str, Any]:
     ids = [int(model.prefill(prompt, embeds, cache).argmax())]
     first = time.perf_counter()
     while len(ids) < given.num_tokens:
-        ids.append(int(model.decode(torch.tensor([ids[-1]]), cache).argmax()))
+        ids.append(int(model.decode(torch.tensor([ids[-1]], device=model.device), cache).argmax()))
     last = time.perf_counter()
     return {
+        "precision": given.precision,
+        "device": torch.cuda.get_device_name(given.device) if is_cuda else "CPU",
+        "device_peak_bytes": torch.cuda.max_memory_reserved(given.device) if is_cuda else None,
+        "load_s": built,
         "prompt_tokens": len(prompt),
         "encode_s": encoded - started,
         "prefill_s": first - encoded,
@@ -166,9 +209,9 @@ PHASES = {"convert": convert, "read": read, "load": load, "hash": hashing, "answ
 # -------------------------------------------------------------------- measuring
 
 
-def _phase(name: str, given: argparse.Namespace) -> dict[str, Any]:
+def _phase(name: str, given: argparse.Namespace, *changes: str) -> dict[str, Any]:
     """Run one phase in a fresh process; its figures and the most anonymous memory it held."""
-    command = [sys.executable, __file__, *given.raw, "--phase", name]
+    command = [sys.executable, __file__, *given.raw, *changes, "--phase", name]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak = 0
     while child.poll() is None:
@@ -230,15 +273,21 @@ def _largest_shard(published: Path) -> dict[str, int]:
 
 
 def _judge(results: dict[str, Any]) -> dict[str, bool]:
-    loading, weights = results["loading"], results["weights_bytes"]
-    verdicts = {
-        "loading_is_as_fast_as_reading": loading["load_s"] <= SLOWEST_RATIO * results["reading"]["read_s"],
-        "loading_needs_no_second_copy": loading["anonymous_peak_bytes"] <= weights + LOAD_SPARE_BYTES,
-    }
+    """The limits, for what was measured."""
+    verdicts = {}
+    if "loading" in results:
+        loading, weights = results["loading"], results["weights_bytes"]
+        longest = SLOWEST_RATIO * results["reading"]["read_s"]
+        verdicts["loading_is_as_fast_as_reading"] = loading["load_s"] <= longest
+        verdicts["loading_needs_no_second_copy"] = (
+            loading["anonymous_peak_bytes"] <= weights + LOAD_SPARE_BYTES
+        )
     if "conversion" in results:
         conversion = results["conversion"]
         allowed = conversion["largest_shard_bytes"] + CONVERT_SPARE_BYTES
         verdicts["conversion_holds_one_shard"] = conversion["anonymous_peak_bytes"] <= allowed
+    if "answer" in results:
+        verdicts["answers"] = len(results["answer"]["token_ids"]) > 0
     return verdicts
 
 
@@ -249,14 +298,19 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("name", help="such as llava-rad")
     parser.add_argument("published", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--precision", default="bf16", help="that of the load that is timed")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu or cuda; of the answers, conversion is the CPU's"
+    )
+    parser.add_argument("--precision", default="bf16", help="of the load that is timed and of the answer")
     parser.add_argument("--num-tokens", type=int, default=16)
-    parser.add_argument("--skip-conversion", action="store_true", help="WORK_DIR/converted is there already")
+    parser.add_argument(
+        "--steps", nargs="+", choices=STEPS, default=["convert", "load", "hash", "answer"], metavar="STEP"
+    )
+    parser.add_argument("--only", nargs="+", metavar="PRECISION", help="of the step precisions")
     parser.add_argument("--skip-sight", action="store_true", help="leave out the blindness test")
-    parser.add_argument("--skip-answer", action="store_true")
     parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    given.raw = [argument for argument in sys.argv[1:] if argument != "--phase"]
+    given.raw = sys.argv[1:]
     return given
 
 
