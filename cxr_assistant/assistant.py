@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cxr_assistant.checkpoints.spec import Checkpoint, list_checkpoints
-from cxr_assistant.conversation import Conversation, Role
+from cxr_assistant.conversation import Conversation
 from cxr_assistant.errors import (
     ForeignImage,
     MissingRadiograph,
@@ -25,19 +25,23 @@ from cxr_assistant.errors import (
     UnknownCheckpoint,
     UnsupportedTask,
 )
-from cxr_assistant.fitting import deed, fit_study, put_in_words, questions_of, task_names
+from cxr_assistant.fitting import (
+    deed,
+    fit_study,
+    in_words,
+    task_names,
+    task_on_films,
+    trained_for,
+)
 from cxr_assistant.generation import (
-    Completed,
-    FinishReason,
     GenerationEvent,
     GenerationRequest,
     IsCancelled,
     Notice,
     SamplingParams,
-    TextDelta,
-    Usage,
     never_cancelled,
 )
+from cxr_assistant.parts import parts_of, stream_parts
 from cxr_assistant.settings import PRECISIONS, Settings, read_settings
 from cxr_assistant.store import Store, WeightStore
 from cxr_assistant.study import Radiograph, Study, ViewPosition
@@ -53,7 +57,6 @@ if TYPE_CHECKING:
 __all__ = ["GREEDY", "Assistant", "load", "make_session_id", "make_session_key", "read_study"]
 
 GREEDY = SamplingParams()
-NEXT_PART = "\n\n"
 _Words = TypeVar("_Words", bound=StrEnum)
 _NEEDS_BOXES = frozenset({Task.GROUNDING, Task.DETECTION})
 
@@ -86,47 +89,47 @@ class Assistant:
         checkpoint: str | None = None,
         precision: str | None = None,
         session: str | None = None,
+        shown: str = "",
         is_cancelled: IsCancelled = never_cancelled,
     ) -> Iterator[GenerationEvent]:
         """Events of one answer: notices first, then what the worker streams; the last is Completed.
 
         `checkpoint` is a person's explicit choice and is kept. Without one the default speaks, or, where it
-        was not trained for `task`, a ready checkpoint that was (never the embedded model: it knows phantoms
-        only). Without a question at the end of `conversation` the checkpoint's own words for the task are
-        asked. `precision` overrides the one in which the model would be loaded (see `list_fits`). `session`,
-        a secret of one visitor (see `make_session_id`), lets a follow-up begin where the last answer ended,
-        until `forget`.
+        was not trained for `task` or declines the film, a ready checkpoint that was (never the embedded
+        model: it knows phantoms only). Without a question at the end of `conversation` the checkpoint's own
+        words for the task are asked. `precision` overrides the one in which the model would be loaded (see
+        `list_fits`). `shown` is the digest of the film in front of the person: where a model cannot read all
+        films, it reads that one. `session`, a secret of one visitor (see `make_session_id`),
+        lets a follow-up begin where the last answer ended, until `forget`.
 
         Raises: MissingRadiograph, UnsupportedTask, UnknownCheckpoint at once; ForeignImage and what the
         worker raises while the events are read.
         """
-        chosen, choice_notices = self._choose(task, checkpoint)
-        usable, film_notices = fit_study(study, chosen, task)
-        parts = questions_of(conversation, chosen, task)
-        asked = (
-            replace_last(conversation, self.in_words(task, parts[0], chosen.name)) if parts else conversation
-        )
-        request = GenerationRequest(
-            checkpoint=chosen.name,
-            task=task,
-            study=usable,
-            conversation=put_in_words(asked, chosen, task),
-            params=params,
-            precision=precision,
-            session=session,
-            public_films=self._public_films,
-        )
-        notices = (*choice_notices, *film_notices)
-        if parts:
-            return self._stream_parts(chosen, notices, request, parts, is_cancelled)
-        return self._stream(chosen, notices, request, is_cancelled)
+        chosen, notices = self._choose(task, checkpoint)
+
+        def answer_with(speaker: Checkpoint, notices: tuple[Notice, ...]) -> Iterator[GenerationEvent]:
+            usable, film_notices = fit_study(
+                study, speaker, task_on_films(conversation, speaker, task), shown=shown
+            )
+            request = GenerationRequest(
+                checkpoint=speaker.name,
+                task=task,
+                study=usable,
+                conversation=conversation,
+                params=params,
+                precision=precision,
+                session=session,
+                public_films=self._public_films,
+            )
+            submit = partial(self._submit, speaker, is_cancelled=is_cancelled)
+            return stream_parts(parts_of(request, speaker), submit, (*notices, *film_notices))
+
+        events = answer_with(chosen, notices)
+        return events if checkpoint is not None else self._or_another(events, chosen, task, answer_with)
 
     def in_words(self, task: Task, text: str = "", checkpoint: str | None = None) -> str:
         """What to ask for `task`: the checkpoint's exact words around `text`, or `text` where it has none."""
-        wording = self._choose(task, checkpoint)[0].tasks.get(task)
-        if wording is None:
-            return text
-        return wording.prompt.replace("{text}", text) if wording.needs_text else text or wording.prompt
+        return in_words(self._choose(task, checkpoint)[0], task, text)
 
     def read(self, data: bytes, session_key: bytes | None = None) -> Radiograph:
         """The radiograph in `data`; `session_key` lets films of one session be compared (see Radiograph)."""
@@ -251,21 +254,43 @@ class Assistant:
                 f"{chosen.title} was not trained to {deed(task)}; its tasks: {task_names(chosen)}.",
                 hint=self._others(task, f"to {deed(task)}"),
             )
-        text = f"{chosen.title} was trained for {task_names(chosen)}; this request is outside that."
+        what = "question" if task is Task.QUESTION else "request"
+        text = f"{chosen.title} was trained for {trained_for(chosen)}; this {what} is outside that."
         return chosen, (Notice(text, code="outside-training"),)
 
     def _trained_for(self, task: Task) -> Checkpoint | None:
-        able = (c for c in self._menu if task in c.tasks and not c.phantoms_only)
-        return next((c for c in able if self.is_ready(c.name)), None)
+        """A checkpoint that can do `task` now: one in memory before one on disk, never one to be fetched."""
+        able = [
+            c
+            for c in self._menu
+            if task in c.tasks and not c.phantoms_only and self._store.is_licence_accepted(c)
+        ]
+        resident = self._worker.health().resident
+        in_memory = next((c for c in able if c.name in resident), None)
+        return in_memory or next((c for c in able if self._store.is_ready(c)), None)
 
-    def _stream(
+    def _or_another(
         self,
+        events: Iterator[GenerationEvent],
         chosen: Checkpoint,
-        notices: tuple[Notice, ...],
-        request: GenerationRequest,
-        is_cancelled: IsCancelled,
+        task: Task,
+        answer_with: Callable[[Checkpoint, tuple[Notice, ...]], Iterator[GenerationEvent]],
     ) -> Iterator[GenerationEvent]:
-        yield from notices
+        """`events`; where nobody chose the model and it declines the film, those of one that reads films."""
+        try:
+            yield from events
+        except ForeignImage:
+            other = self._trained_for(task)
+            if other is None:
+                raise
+            text = (
+                f"{other.title} answers: {chosen.title} knows computed phantoms alone, and this film is none."
+            )
+            yield from answer_with(other, (Notice(text, code="model-chosen"),))
+
+    def _submit(
+        self, chosen: Checkpoint, request: GenerationRequest, *, is_cancelled: IsCancelled
+    ) -> Iterator[GenerationEvent]:
         try:
             yield from self._worker.submit(request, is_cancelled)
         except ForeignImage as error:
@@ -273,29 +298,6 @@ class Assistant:
                 f"{chosen.title} knows computed phantoms alone, and this film is none: no report is written.",
                 hint=self._others(request.task, "for real films"),
             ) from error
-
-    def _stream_parts(
-        self,
-        chosen: Checkpoint,
-        notices: tuple[Notice, ...],
-        request: GenerationRequest,
-        parts: Sequence[str],
-        is_cancelled: IsCancelled,
-    ) -> Iterator[GenerationEvent]:
-        """One answer made of an answer per part, each under its name, with one end and the sum of costs."""
-        total, last = Usage(), Completed(FinishReason.CANCELLED, Usage())
-        for number, part in enumerate(parts):
-            words = replace_last(request.conversation, self.in_words(request.task, part, chosen.name))
-            asked = replace(request, conversation=words)
-            yield TextDelta(f"{NEXT_PART if number else ''}{part}: ")
-            for event in self._stream(chosen, () if number else notices, asked, is_cancelled):
-                if isinstance(event, Completed):
-                    last, total = event, total + event.usage
-                else:
-                    yield event
-            if last.finish_reason is FinishReason.CANCELLED:
-                break
-        yield replace(last, usage=total)
 
     def _others(self, task: Task, purpose: str) -> str:
         """A hint that names the checkpoints to choose instead."""
@@ -336,13 +338,6 @@ def load(
             given=settings.checkpoint if settings.checkpoint_dir else None,
         ),
     )
-
-
-def replace_last(conversation: Conversation, question: str) -> Conversation:
-    """`conversation` with `question` in the place of the one that is open, or after the last answer."""
-    turns = conversation.turns
-    is_open = bool(turns) and turns[-1].role is Role.USER
-    return Conversation(turns[:-1] if is_open else turns).ask(question)
 
 
 def _one_of_precisions(precision: str) -> str:

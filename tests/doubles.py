@@ -56,6 +56,7 @@ class ScriptedWorker:
     forgotten: list[str] = field(default_factory=list)
     is_closed: bool = False
     device: Device | None = None
+    resident: tuple[str, ...] = ("embedded",)
 
     def start(self) -> None:
         return None
@@ -81,7 +82,7 @@ class ScriptedWorker:
         self.forgotten.append(session)
 
     def health(self) -> Health:
-        return Health(WorkerState.READY, ("embedded",), device=self.device)
+        return Health(WorkerState.READY, self.resident, device=self.device)
 
     def close(self) -> None:
         self.is_closed = True

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,13 +25,13 @@ from cxr_assistant.errors import (
     UnsupportedTask,
 )
 from cxr_assistant.fitting import EVERY_PART
-from cxr_assistant.generation import FinishReason, collect
+from cxr_assistant.generation import FinishReason, GenerationRequest, collect
 from cxr_assistant.imaging.rendering import encode_png
 from cxr_assistant.models.precision import GIB, Device
 from cxr_assistant.settings import read_settings
 from cxr_assistant.study import Study, ViewPosition
 from cxr_assistant.tasks import Task
-from tests.doubles import ScriptedWorker, StoreDouble, make_checkpoint, make_film
+from tests.doubles import ScriptedWorker, StoreDouble, make_checkpoint, make_film, speak
 
 FRONTAL_ONLY = frozenset({ViewPosition.PA, ViewPosition.AP, ViewPosition.UNKNOWN})
 EMBEDDED = make_checkpoint()
@@ -42,7 +43,7 @@ CHEX = make_checkpoint(
     supports_boxes=True,
     tasks={
         **EMBEDDED.tasks,
-        Task.GROUNDING: TaskWording(prompt="Locate {text}.", needs_text=True),
+        Task.GROUNDING: TaskWording(prompt="Locate {text}.", needs_text=True, most_images=1),
         Task.PROGRESSION: TaskWording(prompt="Compare.", needs_prior=True, num_images=2),
         Task.VIEW_MATCHING: TaskWording(prompt="Same study?", num_images=2),
     },
@@ -130,8 +131,45 @@ def test_of_two_films_a_one_film_model_reads_the_frontal_one(
     assert worker.requests[0].study == STUDY
 
 
-def test_a_film_too_many_is_named(assistant: Assistant) -> None:
-    assert codes(assistant, Study((make_film(1), make_film(2))), Task.QUESTION) == ["unused-film"]
+TWO_FRONTALS = Study((make_film(1), make_film(2)))
+
+
+def test_of_several_films_the_newest_is_read_and_named(assistant: Assistant, worker: ScriptedWorker) -> None:
+    (notice,) = collect(assistant.respond(TWO_FRONTALS, QUESTION, Task.QUESTION)).notices
+    assert worker.requests[0].study == Study((make_film(2),))
+    assert notice.code == "unused-film"
+    assert notice.text == "Embedded reads one radiograph; this is about film 2 of 2, the newest."
+
+
+def test_the_film_in_front_of_the_person_is_read(assistant: Assistant, worker: ScriptedWorker) -> None:
+    events = assistant.respond(TWO_FRONTALS, QUESTION, Task.QUESTION, shown=make_film(1).digest)
+    (notice,) = collect(events).notices
+    assert worker.requests[0].study == Study((make_film(1),))
+    assert notice.text == "Embedded reads one radiograph; this is about film 1 of 2, the one shown."
+
+
+def test_of_three_films_a_model_of_two_reads_a_view_each(
+    assistant: Assistant, worker: ScriptedWorker
+) -> None:
+    study = Study((make_film(3), LATERAL, make_film(2)))
+    (notice,) = collect(assistant.respond(study, QUESTION, Task.QUESTION, checkpoint="chex")).notices
+    assert worker.requests[0].study == Study((LATERAL, make_film(2)))
+    assert notice.text == "Chex reads 2 radiographs; this is about films 2 and 3 of 3."
+
+
+def test_a_task_on_one_film_reads_one_of_a_model_of_two(assistant: Assistant, worker: ScriptedWorker) -> None:
+    study = Study((make_film(1), make_film(2)))
+    events = assistant.respond(study, QUESTION, Task.GROUNDING, checkpoint="chex", shown=make_film(1).digest)
+    assert [notice.code for notice in collect(events).notices] == ["unused-film"]
+    assert worker.requests[0].study == Study((make_film(1),))
+
+
+def test_of_a_prior_with_two_films_the_newest_is_compared(
+    assistant: Assistant, worker: ScriptedWorker
+) -> None:
+    study = STUDY.with_prior(TWO_FRONTALS)
+    assert codes(assistant, study, Task.PROGRESSION, "chex") == ["unused-film"]
+    assert worker.requests[0].study.prior == Study((make_film(2),))
 
 
 def test_a_lateral_alone_is_read_by_a_model_that_knows_laterals(
@@ -185,7 +223,7 @@ def test_a_strangers_prior_is_noticed(assistant: Assistant) -> None:
 def test_a_chosen_model_is_kept_for_a_task_it_was_not_trained_for(assistant: Assistant) -> None:
     answer = collect(assistant.respond(STUDY, QUESTION, Task.IMPRESSION, checkpoint="llava"))
     assert answer.notices[0].text == (
-        "Llava was trained for findings, question; this request is outside that."
+        "Llava was trained for findings, question on one frontal radiograph; this request is outside that."
     )
     assert answer.checkpoint == "llava"
 
@@ -203,6 +241,45 @@ def test_left_to_itself_a_ready_model_trained_for_the_task_answers_and_is_named(
     answer = collect(assistant.respond(STUDY, QUESTION, Task.GROUNDING))
     assert answer.checkpoint == "chex"
     assert answer.notices[0].text == "Chex answers: Llava was not trained to locate a phrase."
+
+
+def decline_as_embedded(request: GenerationRequest) -> Any:
+    """A worker whose embedded model is shown a real film."""
+    return ForeignImage("Distance 9.") if request.checkpoint == "embedded" else speak("Clear.")(request)
+
+
+def test_left_to_itself_a_declined_film_goes_to_a_ready_model_that_reads_films(
+    worker: ScriptedWorker,
+) -> None:
+    worker.script = decline_as_embedded
+    assistant = Assistant(worker, menu=MENU, store=StoreDouble(ready={"llava"}))
+    answer = collect(assistant.respond(STUDY, Conversation(), Task.FINDINGS))
+    assert (answer.checkpoint, answer.text) == ("llava", "Clear. ")
+    assert answer.notices[0].text == (
+        "Llava answers: Embedded knows computed phantoms alone, and this film is none."
+    )
+
+
+def test_a_model_that_was_chosen_is_not_replaced_when_it_declines(worker: ScriptedWorker) -> None:
+    worker.script = decline_as_embedded
+    assistant = Assistant(worker, menu=MENU, store=StoreDouble(ready={"llava"}))
+    with pytest.raises(ForeignImage, match="no report is written"):
+        collect(assistant.respond(STUDY, Conversation(), Task.FINDINGS, checkpoint="embedded"))
+
+
+def test_of_two_ready_models_the_one_in_memory_is_taken(worker: ScriptedWorker) -> None:
+    worker.script, worker.resident = decline_as_embedded, ("embedded", "chex")
+    assistant = Assistant(worker, menu=MENU, store=StoreDouble(ready={"llava", "chex"}))
+    assert collect(assistant.respond(STUDY, Conversation(), Task.FINDINGS)).checkpoint == "chex"
+
+
+def test_no_model_is_chosen_whose_terms_were_not_accepted(worker: ScriptedWorker) -> None:
+    licence = replace(LLAVA.licence, needs_acceptance=True)
+    menu = (EMBEDDED, replace(LLAVA, licence=licence))
+    worker.script = decline_as_embedded
+    assistant = Assistant(worker, menu=menu, store=StoreDouble(ready={"llava"}))
+    with pytest.raises(ForeignImage):
+        collect(assistant.respond(STUDY, Conversation(), Task.FINDINGS))
 
 
 def test_nothing_is_chosen_that_would_have_to_be_downloaded(assistant: Assistant) -> None:
@@ -377,7 +454,53 @@ def test_cancelling_between_parts_ends_the_answer(worker: ScriptedWorker) -> Non
     answer = collect(
         desk.respond(STUDY, Conversation(), Task.SECTIONS, is_cancelled=lambda: len(worker.requests) > 1)
     )
-    assert answer.finish_reason is FinishReason.CANCELLED and answer.text.endswith("Bones: ")
+    assert answer.finish_reason is FinishReason.CANCELLED
+    assert answer.text == "Airway: The lungs are clear. "  # no heading without its part
+
+
+CONCLUDING = replace(
+    CHEX,
+    tasks={
+        **CHEX.tasks,
+        Task.IMPRESSION: TaskWording(
+            prompt="Conclude from: {text}", needs_text=True, num_images=0, most_images=0
+        ),
+    },
+)
+
+
+def asked_by(worker: ScriptedWorker) -> list[tuple[Task, str]]:
+    return [(request.task, request.conversation.last_question) for request in worker.requests]
+
+
+@pytest.mark.parametrize("asked", ["", "Conclude from: {text}"])
+def test_an_impression_of_a_film_is_concluded_from_its_findings(worker: ScriptedWorker, asked: str) -> None:
+    desk = Assistant(worker, checkpoint="chex", menu=(CONCLUDING,))
+    conversation = Conversation().ask(asked) if asked else Conversation()
+    answer = collect(desk.respond(STUDY, conversation, Task.IMPRESSION))
+    assert answer.text == "Findings: The lungs are clear. \n\nImpression: The lungs are clear. "
+    assert answer.notices == ()
+    assert asked_by(worker) == [
+        (Task.FINDINGS, "Describe the findings."),
+        (Task.IMPRESSION, "Conclude from: The lungs are clear. "),
+    ]
+
+
+def test_an_impression_without_words_concludes_from_the_answer_before_it(worker: ScriptedWorker) -> None:
+    desk = Assistant(worker, checkpoint="chex", menu=(CONCLUDING,))
+    conversation = Conversation().ask("Describe the findings.").answer("Small effusion.")
+    answer = collect(desk.respond(STUDY, conversation, Task.IMPRESSION))
+    assert asked_by(worker) == [(Task.IMPRESSION, "Conclude from: Small effusion.")]
+    assert answer.notices[0].text == (
+        "Chex concludes from the findings in words here; no radiograph was looked at."
+    )
+
+
+def test_findings_in_words_need_no_film(worker: ScriptedWorker) -> None:
+    desk = Assistant(worker, checkpoint="chex", menu=(CONCLUDING,))
+    conversation = Conversation().ask("Conclude from: Large effusion.")
+    answer = collect(desk.respond(Study(), conversation, Task.IMPRESSION))
+    assert (answer.text, answer.notices) == ("The lungs are clear. ", ())
 
 
 def test_a_gap_that_was_left_open_is_an_empty_question(worker: ScriptedWorker) -> None:

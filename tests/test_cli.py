@@ -130,7 +130,7 @@ def test_another_model_is_another_answer_and_not_skipped(run, worker, film, tmp_
 def test_films_together_are_one_study(run, worker, film) -> None:
     code, out, err = run("report", film("a.png", 1), film("b.png", 2), "--together", "--json")
     assert (code, len(objects(out))) == (0, 1)
-    assert "a further film was not used" in err
+    assert "this is about film 2 of 2, the newest" in err
 
 
 def test_questions_follow_each_other_in_one_conversation(run, worker, film) -> None:

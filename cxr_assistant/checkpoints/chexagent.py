@@ -38,8 +38,6 @@ _REVISION = "8f19b53a2eceda4c33b0acec6c81fbc293ad80d0"
 _TOWER = "StanfordAIMI/XraySigLIP__vit-l-16-siglip-384__webli"
 _TOWER_REVISION = "f0edbf5d90dba44edb7f4f96d8663537cb0749bf"
 
-_ONE_FILM = frozenset({Task.VIEW, Task.GROUNDING, Task.DETECTION})
-
 _NAMES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
 _TOKENIZER_NAMES = ("vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json")
 
@@ -201,8 +199,6 @@ def interpret(events: Iterable[GenerationEvent], study: Study, task: Task) -> It
 def _films(checkpoint: Checkpoint, study: Study, task: Task) -> tuple[Radiograph, ...]:
     """The films in the order of training: a reference before the new film."""
     wording = checkpoint.tasks.get(task)
-    if wording is not None and wording.num_images == 0:
-        return ()
     films = study.radiographs
     if task is Task.PROGRESSION:
         if study.prior is None:
@@ -210,8 +206,8 @@ def _films(checkpoint: Checkpoint, study: Study, task: Task) -> tuple[Radiograph
                 "A comparison needs a prior film.", hint="Add the earlier film as the prior."
             )
         films = (*study.prior.radiographs[:1], *films[:1])
-    elif task in _ONE_FILM:
-        films = films[:1]
+    elif wording is not None:
+        films = films[: wording.most_images]
     if len(films) > checkpoint.max_images:
         raise InvalidStudy(
             f"{checkpoint.title} reads at most {checkpoint.max_images} films at once; "

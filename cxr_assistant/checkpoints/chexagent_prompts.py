@@ -86,17 +86,21 @@ WORDINGS = {
         hint="The findings to conclude from; the last answer is taken when this is left empty.",
         needs_text=True,
         num_images=0,
+        most_images=0,
     ),
     Task.QUESTION: TaskWording(prompt="{text}", hint="Any question about the film.", needs_text=True),
-    Task.VIEW: TaskWording(prompt=PROMPTS["view_classification"], choices=("PA", "AP", "LATERAL")),
+    Task.VIEW: TaskWording(
+        prompt=PROMPTS["view_classification"], most_images=1, choices=("PA", "AP", "LATERAL")
+    ),
     Task.VIEW_MATCHING: TaskWording(prompt=PROMPTS["view_matching"], num_images=2),
     Task.GROUNDING: TaskWording(
-        prompt=PROMPTS["phrase_grounding"], hint="The phrase to locate.", needs_text=True
+        prompt=PROMPTS["phrase_grounding"], hint="The phrase to locate.", needs_text=True, most_images=1
     ),
     Task.DETECTION: TaskWording(
         prompt=PROMPTS["abnormality_detection"],
         hint="What to detect, such as pleural effusion.",
         needs_text=True,
+        most_images=1,
         choices=tuple(_NAMED_DETECTIONS),
     ),
     Task.PROGRESSION: TaskWording(

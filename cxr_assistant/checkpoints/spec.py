@@ -72,7 +72,8 @@ class RemoteFile:
 class TaskWording:
     """How one task is put into words: `prompt` as in training, with {text} where the person's words go.
 
-    `hint` tells the person what to type when `needs_text`; `num_images` is what the task needs at least.
+    `hint` tells the person what to type when `needs_text`; `num_images` is what the task needs at least,
+    `most_images` what it reads at most where that is less than the checkpoint reads.
     """
 
     prompt: str
@@ -80,6 +81,7 @@ class TaskWording:
     needs_text: bool = False
     needs_prior: bool = False
     num_images: int = 1
+    most_images: int | None = None
     choices: tuple[str, ...] = ()
 
 
