@@ -13,8 +13,10 @@ import gradio as gr
 from cxr_assistant.assistant import Assistant
 from cxr_assistant.settings import Settings
 from cxr_assistant.ui import render
+from cxr_assistant.ui.api import open_api, shut_the_rest
 from cxr_assistant.ui.examples import read_examples
 from cxr_assistant.ui.masthead import masthead, masthead_script, page_head
+from cxr_assistant.ui.programs import Programs
 from cxr_assistant.ui.room import ReadingRoom
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.viewer import read_asset, viewer_script, viewer_template
@@ -81,8 +83,8 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
             upload=upload,
         )
         blocks.unload(room.leave)
-    for event in blocks.fns.values():  # those that Gradio adds by itself, too
-        event.api_visibility = "private"
+        open_api(Programs(assistant), blocks)
+    shut_the_rest(blocks)
     find_session = partial(_find_session, blocks, session._id)
     blocks.own_routes = [*film_routes(find_session), *example_routes(room.example_picture)]
     limit = settings.max_queue if settings else 24
