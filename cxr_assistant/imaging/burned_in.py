@@ -22,6 +22,7 @@ _CELL = (6, 40)  # height and width of a cell in units of the scale: some four l
 _MIN_STROKES = 4
 _MIN_ROWS = 3  # of a cell
 _MIN_NEIGHBOURS = 2  # cells side by side: a side marker with initials fills one cell, a name two or more
+_FEWEST_PIXELS = _MIN_STROKES * _MIN_ROWS * _MIN_NEIGHBOURS  # with less there is nothing to look for
 
 
 def seems_to_contain_text(pixels: NDArray[np.integer[Any]]) -> bool:
@@ -50,7 +51,7 @@ def _strokes(
 def _has_line(is_stroke_HW: NDArray[np.bool_], scale: int) -> bool:
     height, width = _CELL[0], _CELL[1] * scale
     rows, columns = is_stroke_HW.shape[0] // height, is_stroke_HW.shape[1] // width
-    if rows == 0 or columns < _MIN_NEIGHBOURS:
+    if rows == 0 or columns < _MIN_NEIGHBOURS or np.count_nonzero(is_stroke_HW) < _FEWEST_PIXELS:
         return False
     cells = is_stroke_HW[: rows * height, : columns * width].reshape(rows, height, columns, width)
     num_strokes = (cells[..., 1:] & ~cells[..., :-1]).sum(-1)

@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
@@ -22,15 +23,19 @@ import numpy as np
 from cxr_assistant.errors import StudyError
 from cxr_assistant.imaging import wire
 from cxr_assistant.imaging.refusals import refusal
+from cxr_assistant.imaging.shared_memory import map_memory
 from cxr_assistant.study import Radiograph
 
-__all__ = ["ANSWER", "READY", "REQUEST", "Bounds", "serve"]
+__all__ = ["ANSWER", "JOB", "READY", "REQUEST", "Bounds", "receive", "serve"]
 
-REQUEST = struct.Struct("!BQ")  # bytes of the session key, bytes of the file
+REQUEST = struct.Struct("!B")  # bytes of the session key, which follows
 ANSWER = struct.Struct("!IQ")  # bytes of the facts, bytes of pixels and tables
 READY = b"R"  # from the warm process once, and from each child
+JOB = b"J"  # with three descriptors: the socket of the job, the file, and room for pixels and tables
 
-Decoder = Callable[[bytes, bytes | None], Radiograph]
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38  # linux/prctl.h
+
+Decoder = Callable[[memoryview, bytes | None], Radiograph]
 
 
 class Bounds(NamedTuple):
@@ -53,17 +58,20 @@ def serve(control_fd: int, decoder: str, bounds: Bounds) -> None:
     memory = _address_space() + bounds.memory_bytes
     control.sendall(READY)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        message, descriptors, _, _ = socket.recv_fds(control, len(JOB), 3)
         if not message:
             return
-        job = socket.socket(fileno=descriptors[0])
+        job_fd, *memory_fds = descriptors
+        job = socket.socket(fileno=job_fd)
         try:
             is_child = os.fork() == 0
         except OSError:  # no process to be had: the parent sees a closed socket
             is_child = False
         if is_child:
-            _run(job, control, decode, bounds._replace(memory_bytes=memory))
+            _run(job, control, memory_fds, decode, bounds._replace(memory_bytes=memory))
         job.close()
+        for descriptor in memory_fds:
+            os.close(descriptor)
 
 
 def _import_everything() -> None:
@@ -80,34 +88,39 @@ def _import_everything() -> None:
     read_png(encode_png(np.arange(128 * 128, dtype=np.uint16).reshape(128, 128)))
 
 
-def _run(job: socket.socket, control: socket.socket, decode: Decoder, bounds: Bounds) -> NoReturn:
+def _run(
+    job: socket.socket, control: socket.socket, memory_fds: list[int], decode: Decoder, bounds: Bounds
+) -> NoReturn:
     status = 1
     # Whatever happens, this process must not return into the loop of its parent.
     try:
         control.close()
-        _confine(bounds, job.fileno())
+        source, target = memory_fds
+        data, room = map_memory(source, is_writable=False), map_memory(target, is_writable=True)
+        limit = bounds.memory_bytes + len(data) + len(room)
+        _confine(bounds._replace(memory_bytes=limit), job.fileno())
         job.sendall(READY)
-        key_bytes, data_bytes = REQUEST.unpack(receive(job, REQUEST.size))
-        key = bytes(receive(job, key_bytes))
-        data = bytes(receive(job, data_bytes))
-        _answer(job, decode, data, key or None)
+        (key_bytes,) = REQUEST.unpack(receive(job, REQUEST.size))
+        job.sendall(_answer(decode, data, room, bytes(receive(job, key_bytes)) or None))
         status = 0
     finally:
         os._exit(status)
 
 
-def _answer(job: socket.socket, decode: Decoder, data: bytes, key: bytes | None) -> None:
-    blobs: list[memoryview] = []
+def _answer(decode: Decoder, data: memoryview, room: memoryview, key: bytes | None) -> bytes:
+    """What is said of the file; its pixels and tables are then in `room`."""
+    size = 0
     try:
         facts, blobs = wire.pack(decode(data, key))
+        for blob in blobs:
+            room[size : size + len(blob)] = blob
+            size += len(blob)
     except StudyError as error:
         facts = wire.pack_error(error)
     # Not only Exception: codecs written in Rust panic with a class of their own. Edge of the process.
     except BaseException:
-        facts = wire.pack_error(refusal("internal"))
-    job.sendall(ANSWER.pack(len(facts), sum(len(blob) for blob in blobs)) + facts)
-    for blob in blobs:
-        job.sendall(blob)
+        facts, size = wire.pack_error(refusal("internal")), 0
+    return ANSWER.pack(len(facts), size) + facts
 
 
 def _confine(bounds: Bounds, highest_fd: int) -> None:
@@ -115,11 +128,22 @@ def _confine(bounds: Bounds, highest_fd: int) -> None:
     signal.setitimer(signal.ITIMER_REAL, bounds.wall_s)
     resource.setrlimit(resource.RLIMIT_CPU, (bounds.cpu_s, bounds.cpu_s))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump is patient data
+    _forgo_privileges()
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest_fd + 1, highest_fd + 1))  # no file, no network
     limit = bounds.memory_bytes
     with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _forgo_privileges() -> None:
+    """No program that it could start gains rights, and no other process of this user may look inside."""
+    import ctypes  # NumPy has loaded it
+
+    with contextlib.suppress(AttributeError):  # Linux only
+        process_control = ctypes.CDLL(None).prctl
+        process_control(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        process_control(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _address_space() -> int:
@@ -129,11 +153,14 @@ def _address_space() -> int:
     return 0
 
 
-def receive(sock: socket.socket, count: int) -> bytearray:
-    """Exactly `count` bytes; raises ConnectionError when the other side is gone before."""
+def receive(sock: socket.socket, count: int, deadline: float | None = None) -> bytearray:
+    """Exactly `count` bytes; raises ConnectionError when the other side is gone before, TimeoutError when
+    `deadline` (of time.monotonic) passes, however many bytes trickle in until then."""
     received = bytearray(count)
     view, position = memoryview(received), 0
     while position < count:
+        if deadline is not None:
+            sock.settimeout(max(deadline - time.monotonic(), 1e-3))
         got = sock.recv_into(view[position:])
         if not got:
             raise ConnectionError("the other side is gone")

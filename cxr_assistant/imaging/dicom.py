@@ -93,7 +93,7 @@ _VIEW_CODE_VALUES = {  # CID 4010, in SNOMED CT and in the retired SRT codes
 _TIFF_PREAMBLES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # PS3.10 7.1 allows a file to be both
 
 
-def read_dicom(data: bytes, session_key: bytes | None) -> Radiograph:
+def read_dicom(data: bytes | memoryview, session_key: bytes | None) -> Radiograph:
     """The radiograph in a DICOM file; raises the project's StudyErrors, never anything with file text."""
     file = memoryview(data)
     _check_preamble(bytes(file[:128]))

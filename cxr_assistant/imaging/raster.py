@@ -40,7 +40,7 @@ _UPRIGHT = {  # EXIF orientation -> (quarter turns counter-clockwise, then mirro
 Pixels = NDArray[np.integer[Any]]
 
 
-def read_png(data: bytes) -> Radiograph:
+def read_png(data: bytes | memoryview) -> Radiograph:
     """The picture in a PNG file; 16-bit gray keeps its range."""
     file = walk_png(memoryview(data))
     is_colour = file.colour_type not in (0, 4)
@@ -50,7 +50,7 @@ def read_png(data: bytes) -> Radiograph:
     return _radiograph(_upright(pixels, file.exif), "PNG", remarks, is_cast, is_phantom)
 
 
-def read_jpeg(data: bytes) -> Radiograph:
+def read_jpeg(data: bytes | memoryview) -> Radiograph:
     """The picture in a JPEG file: baseline, extended or progressive, 8 bits."""
     stream = walk_jpeg(memoryview(data))
     check_size(stream.width, stream.height)

@@ -34,7 +34,7 @@ def read_radiograph(data: bytes, *, session_key: bytes | None = None) -> Radiogr
     return default_sandbox().decode(data, session_key)
 
 
-def decode_radiograph(data: bytes, session_key: bytes | None) -> Radiograph:
+def decode_radiograph(data: bytes | memoryview, session_key: bytes | None) -> Radiograph:
     """The same in this process: for the child, and for bytes that the project made itself."""
     match recognise(data):
         case FileFormat.DICOM:
@@ -51,7 +51,7 @@ def decode_radiograph(data: bytes, session_key: bytes | None) -> Radiograph:
             return read_jpeg(data)
 
 
-def recognise(data: bytes) -> FileFormat:
+def recognise(data: bytes | memoryview) -> FileFormat:
     """The format of `data` by its first bytes; raises empty, too_large, bad_type or bad_header."""
     if not data:
         raise refusal("empty")
@@ -74,9 +74,9 @@ def recognise(data: bytes) -> FileFormat:
     raise refusal("bad_type")
 
 
-def _is_headerless_dicom(data: bytes) -> bool:
+def _is_headerless_dicom(data: bytes | memoryview) -> bool:
     """Whether a data set begins at once: group 0002 or 0008, then a VR or a plausible length."""
     if data[:2] not in (b"\x02\0", b"\x08\0") or len(data) < 12:
         return False
     length = int.from_bytes(data[4:8], "little")
-    return data[4:6].isalpha() or length <= 64
+    return bytes(data[4:6]).isalpha() or length <= 64

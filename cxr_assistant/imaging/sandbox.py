@@ -13,10 +13,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 from cxr_assistant.imaging import wire
-from cxr_assistant.imaging.child import ANSWER, READY, REQUEST, Bounds, receive
+from cxr_assistant.imaging.child import ANSWER, JOB, READY, REQUEST, Bounds, receive
 from cxr_assistant.imaging.refusals import refusal
+from cxr_assistant.imaging.shared_memory import anonymous_memory, copy_from, write_memory
 from cxr_assistant.study import Radiograph
 
 __all__ = ["Bounds", "Sandbox", "default_sandbox"]
@@ -39,6 +41,22 @@ class _NotStarted(Exception):
 
 class _Died(Exception):
     """The child began and gave no answer."""
+
+
+class _Memory:
+    """Anonymous memory for the time of one file."""
+
+    def __init__(self, size: int) -> None:
+        try:
+            self.descriptor = anonymous_memory(size)
+        except OSError:  # no descriptor or no memory to be had
+            raise refusal("internal") from None
+
+    def __enter__(self) -> _Memory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
 
 
 class Sandbox:
@@ -78,29 +96,36 @@ class Sandbox:
             self._stop()
 
     def _decode(self, data: bytes, session_key: bytes | None) -> Radiograph:
-        with self._hand_over() as job:
-            job.settimeout(self._bounds.wall_s + _GRACE_S)
-            self._await_child(job)
-            try:
-                key = session_key or b""
-                job.sendall(REQUEST.pack(len(key), len(data)) + key)
-                job.sendall(data)
-                num_facts, num_blob = ANSWER.unpack(receive(job, ANSWER.size))
-                if num_facts > wire.MAX_FACTS_BYTES or num_blob > wire.MAX_BLOB_BYTES:
-                    raise _Died
-                facts, blob = receive(job, num_facts), receive(job, num_blob)
-            except OSError:  # closed, reset, or silent beyond the child's own alarm
-                raise _Died from None
-        return wire.unpack(bytes(facts), blob)
+        with _Memory(len(data)) as source, _Memory(wire.MAX_BLOB_BYTES) as target:
+            write_memory(source.descriptor, data)
+            with self._hand_over(source.descriptor, target.descriptor) as job:
+                self._await_child(job)
+                facts, num_blob = self._converse(job, session_key or b"")
+            return wire.unpack(facts, copy_from(target.descriptor, num_blob))
 
     def _await_child(self, job: socket.socket) -> None:
         try:
-            receive(job, len(READY))
+            receive(job, len(READY), self._deadline())
         except OSError:
             raise _NotStarted from None
 
-    def _hand_over(self) -> socket.socket:
-        """Our end of a socket whose other end belongs to a new child."""
+    def _converse(self, job: socket.socket, key: bytes) -> tuple[bytes, int]:
+        """What the child says of the file, and how many bytes of pixels and tables it left in the memory."""
+        deadline = self._deadline()
+        try:
+            job.sendall(REQUEST.pack(len(key)) + key)
+            num_facts, num_blob = ANSWER.unpack(receive(job, ANSWER.size, deadline))
+            if num_facts > wire.MAX_FACTS_BYTES or num_blob > wire.MAX_BLOB_BYTES:
+                raise _Died
+            return bytes(receive(job, num_facts, deadline)), num_blob
+        except OSError:  # closed, reset, or silent beyond the child's own alarm
+            raise _Died from None
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._bounds.wall_s + _GRACE_S
+
+    def _hand_over(self, *memory: int) -> socket.socket:
+        """Our end of a socket whose other end belongs to a new child that sees `memory`."""
         with self._lock:
             if not self._is_alive():
                 self._start()
@@ -108,7 +133,7 @@ class Sandbox:
             ours, theirs = socket.socketpair()
             with theirs:
                 try:
-                    socket.send_fds(self._control, [b"J"], [theirs.fileno()])
+                    socket.send_fds(self._control, [JOB], [theirs.fileno(), *memory])
                 except OSError:
                     ours.close()
                     raise _NotStarted from None

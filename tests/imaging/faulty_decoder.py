@@ -19,8 +19,8 @@ class Panic(BaseException):
     """Not an Exception, like the panics of codecs written in Rust."""
 
 
-def decode(data: bytes, session_key: bytes | None) -> Radiograph:
-    fault = data.decode()
+def decode(data: memoryview, session_key: bytes | None) -> Radiograph:
+    fault = bytes(data).decode()
     if fault not in ("fine", "environment"):
         return _FAULTS[fault]()  # type: ignore[no-any-return]
     if fault == "environment" and "HF_TOKEN" in os.environ:
@@ -52,6 +52,18 @@ def _flood() -> Any:
     raise Panic
 
 
+def _trickle() -> Any:
+    """Taken over: no alarm, and a byte now and then to whoever listens."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for _ in range(40):
+        for descriptor in range(3, 32):
+            try:
+                os.write(descriptor, b"\0")
+            except OSError:
+                continue
+        time.sleep(1)
+
+
 _FAULTS = {
     "abort": os.abort,
     "segfault": lambda: ctypes.string_at(0),
@@ -65,5 +77,6 @@ _FAULTS = {
     "connect": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
     "write": _write,
     "flood": _flood,
+    "trickle": _trickle,
     "not-a-radiograph": lambda: "<b>not a radiograph</b>",
 }

@@ -17,6 +17,7 @@ from cxr_assistant.errors import StudyError, UnreadableImage
 from cxr_assistant.imaging import wire
 from cxr_assistant.imaging.read import decode_radiograph, read_radiograph
 from cxr_assistant.imaging.sandbox import Bounds, Sandbox, default_sandbox
+from cxr_assistant.imaging.shared_memory import anonymous_memory, copy_from, write_memory
 from cxr_assistant.settings import PROJECT_ROOT
 from tests.imaging.builders import dicom, picture, thorax
 
@@ -32,10 +33,11 @@ def faulty() -> Iterator[Sandbox]:
     sandbox.close()
 
 
+@pytest.mark.requirement("U7", "U11")
 @pytest.mark.parametrize(
     "fault",
     ["abort", "segfault", "kill", "exit", "panic", "spin", "sleep", "allocate", "open", "connect", "write",
-     "flood", "not-a-radiograph"],
+     "flood", "trickle", "not-a-radiograph"],
 )  # fmt: skip
 def test_a_decoder_that_goes_wrong_is_one_sentence(faulty: Sandbox, fault: str) -> None:
     with pytest.raises(UnreadableImage) as caught:
@@ -44,12 +46,23 @@ def test_a_decoder_that_goes_wrong_is_one_sentence(faulty: Sandbox, fault: str) 
     assert faulty.decode(b"fine", None).stored.shape == (40, 40)
 
 
+@pytest.mark.requirement("U7")
+def test_a_child_cannot_shrink_the_memory_that_its_parent_reads() -> None:
+    descriptor = anonymous_memory(4096)
+    with pytest.raises(OSError):
+        os.ftruncate(descriptor, 0)
+    write_memory(descriptor, b"film")
+    assert copy_from(descriptor, 4) == b"film"
+    os.close(descriptor)
+
+
 def test_the_child_sees_nothing_of_the_environment(faulty: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     faulty.close()
     assert faulty.decode(b"environment", None).stored.shape == (40, 40)
 
 
+@pytest.mark.requirement("U7")
 def test_the_warm_process_is_replaced_when_it_was_killed() -> None:
     sandbox = Sandbox()
     try:
@@ -108,11 +121,12 @@ def test_the_child_gives_what_decoding_in_process_gives(data: bytes) -> None:
         there.stored[0, 0] = 1
 
 
+@pytest.mark.requirement("U11")
 def test_the_reading_process_imports_no_decoder() -> None:
     script = (
         "import sys; from cxr_assistant.imaging.read import read_radiograph; "
         "print(read_radiograph(sys.stdin.buffer.read()).view); "
-        "print(sorted({'pydicom', 'gdcm', 'jpeg_ls', 'PIL', 'torch'} & set(sys.modules)))"
+        "print(sorted({'pydicom', 'gdcm', 'jpeg_ls', 'openjpeg', 'PIL', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], input=dicom(ViewPosition="PA"), capture_output=True,
