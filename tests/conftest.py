@@ -7,6 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.figures import (  # noqa: F401  hooks and fixtures for every test
+    figure,
+    pytest_runtest_logreport,
+    pytest_runtest_setup,
+    pytest_sessionfinish,
+)
+
 # Before gradio, transformers or the Hub client are imported by any test.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
