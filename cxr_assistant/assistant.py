@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from cxr_assistant.checkpoints.progress import OnProgress
     from cxr_assistant.checkpoints.weights import FetchPlan
     from cxr_assistant.engine.worker import Health, Worker
+    from cxr_assistant.imaging.model_view import Frame, ModelView
     from cxr_assistant.imaging.phantom import Phantom
     from cxr_assistant.models.precision import Fit
 
@@ -136,6 +137,18 @@ class Assistant:
         from cxr_assistant.imaging.read import read_radiograph
 
         return read_radiograph(data, session_key=session_key)
+
+    def model_view(self, radiograph: Radiograph, name: str) -> ModelView:
+        """The film as the checkpoint `name` sees it: its square of pixels, and where on the film they lie."""
+        from cxr_assistant.imaging.model_view import model_view
+
+        return model_view(radiograph, self.get_checkpoint(name).image)
+
+    def frame_of(self, radiograph: Radiograph, name: str) -> Frame:
+        """Where the square that the checkpoint `name` sees lies on the film; cheap."""
+        from cxr_assistant.imaging.model_view import frame_of
+
+        return frame_of(radiograph, self.get_checkpoint(name).image)
 
     def make_phantom(self, seed: int, **wishes: Any) -> Phantom:
         """A synthetic patient with known findings; `wishes` as in `imaging.phantom.make_phantom`."""

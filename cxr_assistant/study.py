@@ -213,6 +213,10 @@ class Study:
         """Days from the prior film to the current one, or None when either date is unknown."""
         if self.prior is None:
             return None
+        dated = [r for r in self.prior.radiographs if r.day_offset is not None]
+        return self.days_since(dated[0]) if dated else None
+
+    def days_since(self, film: Radiograph) -> int | None:
+        """Days from `film` to the first current film with a date, or None when either date is unknown."""
         ours = [r.day_offset for r in self.radiographs if r.day_offset is not None]
-        theirs = [r.day_offset for r in self.prior.radiographs if r.day_offset is not None]
-        return ours[0] - theirs[0] if ours and theirs else None
+        return ours[0] - film.day_offset if ours and film.day_offset is not None else None

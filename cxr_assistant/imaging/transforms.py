@@ -21,7 +21,7 @@ from cxr_assistant.imaging.structure import structure_maps
 from cxr_assistant.report import BoundingBox
 from cxr_assistant.study import Radiograph
 
-__all__ = ["ImageSpec", "ResizeRule", "crop_box", "prepare", "prepare_pixels"]
+__all__ = ["ImageSpec", "ResizeRule", "crop_box", "prepare", "prepare_pixels", "to_square"]
 
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -76,19 +76,22 @@ def prepare(radiograph: Radiograph, spec: ImageSpec) -> NDArray[np.float32]:
 
 def prepare_pixels(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.float32]:
     """`pixels` (H, W) or (H, W, 3) -> (C, S, S), normalised."""
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    if spec.channels == 1 or spec.rendering is Rendering.STRUCTURE:
-        picture = picture.convert("L")
-    square = _to_square(picture, spec)
+    square = to_square(pixels, spec)
     # A gray picture is resized once: PIL treats the channels of RGB alike, so copies are equal.
-    values_HWC = np.asarray(square, dtype=np.float32).reshape(spec.size_px, spec.size_px, -1) / np.float32(
-        255
-    )
+    values_HWC = square.astype(np.float32).reshape(spec.size_px, spec.size_px, -1) / np.float32(255)
     if spec.rendering is Rendering.STRUCTURE:
         values_HWC = structure_maps(values_HWC[..., 0]).transpose(1, 2, 0)
     mean_C, std_C = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
     normalised = (values_HWC - mean_C) / std_C
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+
+
+def to_square(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
+    """`pixels` (H, W) or (H, W, 3) -> (S, S) or (S, S, 3), before normalisation."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    if spec.channels == 1 or spec.rendering is Rendering.STRUCTURE:
+        picture = picture.convert("L")
+    return np.asarray(_to_square(picture, spec))
 
 
 def crop_box(radiograph: Radiograph, spec: ImageSpec) -> BoundingBox:

@@ -15,6 +15,7 @@ from cxr_assistant.settings import Settings
 from cxr_assistant.ui import render
 from cxr_assistant.ui.api import open_api, shut_the_rest
 from cxr_assistant.ui.examples import read_examples
+from cxr_assistant.ui.hanging import Hanging
 from cxr_assistant.ui.masthead import masthead, masthead_script, page_head
 from cxr_assistant.ui.programs import Programs
 from cxr_assistant.ui.room import ReadingRoom
@@ -39,6 +40,7 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
         title="CXR Assistant", analytics_enabled=False, fill_width=True, delete_cache=(60, 600)
     ) as blocks:
         session = gr.State(partial(Session, assistant.checkpoint))
+        hanging = gr.State(Hanging())
         empty = Session(assistant.checkpoint)
         with gr.Column(elem_id="room"):
             panel = partial(gr.HTML, apply_default_css=False)
@@ -56,12 +58,17 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
                 elem_id="fetch",
             )
             viewer = panel(
-                room.viewer_view(empty, ""),
+                room.viewer_view(empty, Hanging(), ""),
                 html_template=viewer_template(),
                 js_on_load=viewer_script(),
                 elem_id="viewer",
             )
-            strip = panel(room.strip_view(empty, ""), elem_id="study", js_on_load=read_asset("study.js"))
+            strip = panel(
+                room.strip_view(empty, Hanging(), ""),
+                html_template=read_asset("study.html"),
+                js_on_load=read_asset("study.js"),
+                elem_id="study",
+            )
             form = render.synthetic_form(assistant.phantom_menu())
             synthetic = panel(form, elem_id="synthetic", js_on_load=read_asset("synthetic.js"))
             chat = panel(
@@ -74,6 +81,7 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
         _wire(
             room,
             session,
+            hanging,
             menu=menu,
             fetch=fetch,
             viewer=viewer,
@@ -86,7 +94,10 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
         open_api(Programs(assistant), blocks)
     shut_the_rest(blocks)
     find_session = partial(_find_session, blocks, session._id)
-    blocks.own_routes = [*film_routes(find_session), *example_routes(room.example_picture)]
+    blocks.own_routes = [
+        *film_routes(find_session, room.picture_as_seen),
+        *example_routes(room.example_picture),
+    ]
     limit = settings.max_queue if settings else 24
     return blocks.queue(api_open=False, max_size=None, default_concurrency_limit=limit)
 
@@ -94,6 +105,7 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
 def _wire(
     room: ReadingRoom,
     session: gr.State,
+    hanging: gr.State,
     upload: gr.UploadButton,
     *,
     menu: gr.HTML,
@@ -103,29 +115,36 @@ def _wire(
     chat: gr.HTML,
     synthetic: gr.HTML,
 ) -> None:
-    streamed = [session, chat]
-    everything = [session, viewer, strip, chat]
+    seen, streamed = [session, hanging], [session, chat]
+    everything, hung = [session, hanging, viewer, strip, chat], [hanging, viewer, strip]
     for name in ("send", "retry", "edit"):
-        asked = getattr(chat, name)(getattr(room, name), [session], streamed, **_PRIVATE)
-        asked.success(room.film_view, [session], [viewer], **_QUICK)  # the boxes of the answer
+        asked = getattr(chat, name)(getattr(room, name), seen, streamed, **_PRIVATE)
+        asked.success(room.film_view, seen, [viewer], **_QUICK)  # the boxes of the answer
     chat.undo(room.undo, [session], streamed, **_QUICK)
     chat.stop(room.stop, None, None, **_QUICK)
     menu.refresh(room.menu_view, [session], [menu], **_QUICK)
     for source in (menu, chat, fetch):
         source.plan(room.plan, None, [fetch], **_QUICK)
-        source.choose(room.choose, [session], [session, menu, chat], **_QUICK)
+        chosen = source.choose(room.choose, [session], [session, menu, chat], **_QUICK)
+        chosen.success(room.film_view, seen, [viewer], **_QUICK)  # another model sees another crop
     fetched = fetch.fetch(room.fetch, None, [fetch], **_PRIVATE)
     fetched.then(room.menu_view, [session], [menu], **_QUICK)
     fetch.stop(room.stop_fetch, None, None, **_QUICK)
-    for name in ("pick", "prior", "current", "remove", "clear"):
-        getattr(strip, name)(getattr(room, name), [session], everything, **_QUICK)
-    viewer.example(room.example, [session], everything, **_QUICK)
-    upload.upload(room.add, [session, upload], everything, **_PRIVATE)
-    made = synthetic.make(room.make, [session], everything, **_PRIVATE)
-    shown = viewer.demonstrate(room.demonstrate, [session], [*everything, menu], **_PRIVATE)
+    for name in ("prior", "current", "remove", "clear"):
+        getattr(strip, name)(getattr(room, name), seen, everything, **_QUICK)
+    for source in (strip, viewer):
+        source.pick(room.pick, seen, hung, **_QUICK)
+    viewer.hang(room.hang, seen, hung, **_QUICK)
+    viewer.pair(room.pair, seen, hung, **_QUICK)
+    viewer.activate(room.activate, seen, [hanging, strip], **_QUICK)
+    strip.move(room.move, seen, [hanging, strip], **_QUICK)
+    viewer.example(room.example, seen, everything, **_QUICK)
+    upload.upload(room.add, [session, hanging, upload], everything, **_PRIVATE)
+    made = synthetic.make(room.make, seen, everything, **_PRIVATE)
+    shown = viewer.demonstrate(room.demonstrate, seen, [*everything, menu], **_PRIVATE)
     for event in (made, shown):
-        event.success(room.answer, [session], streamed, **_PRIVATE).success(
-            room.film_view, [session], [viewer], **_QUICK
+        event.success(room.answer, seen, streamed, **_PRIVATE).success(
+            room.film_view, seen, [viewer], **_QUICK
         )
 
 

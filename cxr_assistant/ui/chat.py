@@ -93,6 +93,7 @@ class Chat:
                 self._params(exchange.checkpoint),
                 checkpoint=exchange.checkpoint,
                 precision=session.precision or None,
+                shown=session.shown,
                 is_cancelled=flag.is_set,
             )
             for bundle in paced(events):

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from cxr_assistant.assistant import Assistant
-from cxr_assistant.ui import cards, render, transcript
+from cxr_assistant.imaging.rendering import encode_png
+from cxr_assistant.study import Radiograph
+from cxr_assistant.ui import cards, transcript, viewbox
 from cxr_assistant.ui.chat import Chat
 from cxr_assistant.ui.examples import Example
 from cxr_assistant.ui.fetching import Fetcher, FetchView
+from cxr_assistant.ui.hanging import Hanging
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.study_panel import StudyPanel
 from cxr_assistant.ui.switchboard import Switchboard
-from cxr_assistant.ui.viewer.film import describe
 from cxr_assistant.ui.web import film_url
 
 __all__ = ["ReadingRoom"]
@@ -43,23 +46,33 @@ class ReadingRoom:
 
     # Streams: they draw the chat alone, so no film is sent while text flows.
 
-    def send(self, session: Session, event: gr.EventData, request: gr.Request) -> Iterator[Any]:
+    def send(
+        self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request
+    ) -> Iterator[Any]:
+        session = session.showing(hanging.shown)
         said = {"task": _text(event, "task"), "prompt": _text(event, "prompt")}
         visitor = _visitor(request)
         yield from self._stream(
             self._chat.send(session, visitor, **said, indication=_text(event, "indication"))
         )
 
-    def retry(self, session: Session, event: gr.EventData, request: gr.Request) -> Iterator[Any]:
+    def retry(
+        self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request
+    ) -> Iterator[Any]:
+        session = session.showing(hanging.shown)
         indication = _text(event, "indication")
         yield from self._stream(self._chat.retry(session, _visitor(request), indication=indication))
 
-    def edit(self, session: Session, event: gr.EventData, request: gr.Request) -> Iterator[Any]:
+    def edit(
+        self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request
+    ) -> Iterator[Any]:
+        session = session.showing(hanging.shown)
         number = _number(event, "number")
         said = {"prompt": _text(event, "prompt"), "indication": _text(event, "indication")}
         yield from self._stream(self._chat.edit(session, _visitor(request), number=number, **said))
 
-    def answer(self, session: Session, request: gr.Request) -> Iterator[Any]:
+    def answer(self, session: Session, hanging: Hanging, request: gr.Request) -> Iterator[Any]:
+        session = session.showing(hanging.shown)
         yield from self._stream(self._chat.answer(session, _visitor(request)))
 
     def fetch(self, event: gr.EventData, request: gr.Request) -> Iterator[Any]:
@@ -87,31 +100,46 @@ class ReadingRoom:
         session = self._chat.undo(session, _visitor(request))
         return session, self.chat_view(session)
 
-    def add(self, session: Session, paths: list[str] | None, request: gr.Request) -> Any:
-        return self._redrawn(
-            self._study.add_uploads(self._interrupted(session, request), paths or []), request
-        )
+    def add(self, session: Session, hanging: Hanging, paths: list[str] | None, request: gr.Request) -> Any:
+        session, fates = self._study.add_uploads(self._interrupted(session, request), paths or [])
+        return self._redrawn(session, hanging, request, fates)
 
-    def example(self, session: Session, event: gr.EventData, request: gr.Request) -> Any:
+    def example(self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request) -> Any:
         opened = self._study.add_example(self._interrupted(session, request), _text(event, "id"))
-        return self._redrawn(opened, request)
+        return self._redrawn(opened, hanging, request)
 
-    def pick(self, session: Session, event: gr.EventData, request: gr.Request) -> Any:
-        return self._redrawn(session.showing(_text(event, "digest")), request)
-
-    def prior(self, session: Session, event: gr.EventData, request: gr.Request) -> Any:
+    def prior(self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request) -> Any:
         marked = self._interrupted(session, request).with_prior(_text(event, "digest"))
-        return self._redrawn(marked, request)
+        return self._redrawn(marked, hanging, request)
 
-    def current(self, session: Session, request: gr.Request) -> Any:
-        return self._redrawn(self._interrupted(session, request).without_prior(), request)
+    def current(self, session: Session, hanging: Hanging, request: gr.Request) -> Any:
+        return self._redrawn(self._interrupted(session, request).without_prior(), hanging, request)
 
-    def remove(self, session: Session, event: gr.EventData, request: gr.Request) -> Any:
+    def remove(self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request) -> Any:
         left = self._interrupted(session, request).without_film(_text(event, "digest"))
-        return self._redrawn(left, request)
+        return self._redrawn(left, hanging, request)
 
-    def clear(self, session: Session, request: gr.Request) -> Any:
-        return self._redrawn(self._interrupted(session, request).new_study(), request)
+    def clear(self, session: Session, hanging: Hanging, request: gr.Request) -> Any:
+        return self._redrawn(self._interrupted(session, request).new_study(), hanging, request)
+
+    # Hanging: writes no session, so an answer goes on, and what was hung meanwhile stays hung.
+
+    def pick(self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request) -> Any:
+        return self._hung(session, hanging.pick(_text(event, "digest")), request)
+
+    def hang(self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request) -> Any:
+        return self._hung(session, hanging.hang(_text(event, "digest"), _number(event, "pane")), request)
+
+    def activate(self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request) -> Any:
+        hanging = hanging.activate(_number(event, "pane"))
+        return hanging, self.strip_view(session, hanging, _visitor(request))
+
+    def pair(self, session: Session, hanging: Hanging, request: gr.Request) -> Any:
+        return self._hung(session, hanging.pair(session), request)
+
+    def move(self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request) -> Any:
+        hanging = hanging.move(_text(event, "digest"), _number(event, "place"))
+        return hanging, self.strip_view(session, hanging, _visitor(request))
 
     def choose(self, session: Session, event: gr.EventData, request: gr.Request) -> Any:
         # An answer that goes on would put back the session it began with, and with it the old model.
@@ -119,13 +147,14 @@ class ReadingRoom:
         session = self._study.choose(session, _text(event, "name"), _text(event, "precision"))
         return session, self.menu_view(session), self.chat_view(session)
 
-    def make(self, session: Session, event: gr.EventData, request: gr.Request) -> Any:
+    def make(self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request) -> Any:
         wishes = {name: _text(event, name) for name in ("finding", "side", "severity", "view", "seed")}
-        return self._redrawn(self._study.make(self._interrupted(session, request), wishes), request)
+        made = self._study.make(self._interrupted(session, request), wishes)
+        return self._redrawn(made, hanging, request)
 
-    def demonstrate(self, session: Session, request: gr.Request) -> Any:
+    def demonstrate(self, session: Session, hanging: Hanging, request: gr.Request) -> Any:
         session = self._study.demonstrate(self._interrupted(session, request))
-        return (*self._redrawn(session, request), self.menu_view(session))
+        return (*self._redrawn(session, hanging, request), self.menu_view(session))
 
     # Views.
 
@@ -148,42 +177,53 @@ class ReadingRoom:
         # The page hears of changes only, and a sheet that was closed must come back when it is asked for.
         return {**sheet, "tick": time.monotonic()}
 
-    def film_view(self, session: Session, request: gr.Request) -> dict[str, Any]:
-        return self.viewer_view(session, _visitor(request))
+    def film_view(self, session: Session, hanging: Hanging, request: gr.Request) -> dict[str, Any]:
+        return self.viewer_view(session, hanging, _visitor(request))
 
     def chat_view(self, session: Session) -> dict[str, Any]:
         current = self._assistant.get_checkpoint(session.checkpoint)
         others = [c for c in self._assistant.list_checkpoints() if c.name != current.name]
         return transcript.chat_view(session, current, others)
 
-    def viewer_view(self, session: Session, visitor: str) -> dict[str, Any]:
-        film, boxes = None, []
-        if shown := session.shown_film:
-            words = render.film_facts(shown), render.film_description(shown, session.truth)
-            url = film_url(session, visitor, shown.digest, "pixels")
-            film = {**describe(shown), "url": url, "facts": words[0], "description": words[1]}
-            known = session.truth.findings if session.truth else ()
-            boxes = [{**f.box.as_dict(), "label": f.words} for f in known if f.box]
-            boxes += [{**g.box.as_dict(), "label": g.phrase, "by": "model"} for g in session.groundings]
-        return {
-            "film": film,
-            "boxes": boxes,
-            "examples": [] if film else self._offers,
-            "tick": session.counter,
-        }
+    def viewer_view(self, session: Session, hanging: Hanging, visitor: str) -> dict[str, Any]:
+        current = self._assistant.get_checkpoint(session.checkpoint)
+        url_of, frame_of = partial(_url_of, session, visitor), self._assistant.frame_of
+        hung = viewbox.viewer_view(session, hanging, current, url_of=url_of, frame_of=frame_of)
+        return {**hung, "examples": [] if hung["panes"] else self._offers}
+
+    def picture_as_seen(self, film: Radiograph, name: str) -> bytes | None:
+        """A PNG of the film as the checkpoint `name` sees it; None when there is no such checkpoint."""
+        if name not in {c.name for c in self._assistant.list_checkpoints()}:
+            return None
+        return encode_png(self._assistant.model_view(film, name).pixels)
 
     def example_picture(self, number: int) -> bytes | None:
         return self._study.example_picture(number)
 
-    def strip_view(self, session: Session, visitor: str) -> str:
-        films = session.films
-        urls = {r.digest: film_url(session, visitor, r.digest, "thumbnail") for r in films}
-        return render.study_strip(session, urls)
+    def strip_view(
+        self, session: Session, hanging: Hanging, visitor: str, fates: Sequence[viewbox.Fate] = ()
+    ) -> dict[str, Any]:
+        strip = viewbox.strip_view(session, hanging, url_of=partial(_url_of, session, visitor), fates=fates)
+        # The page hears of changes only, and two uploads may fare alike.
+        return {**strip, "tick": time.monotonic() if fates else 0}
 
-    def _redrawn(self, session: Session, request: gr.Request) -> tuple[Any, ...]:
+    def _redrawn(
+        self,
+        session: Session,
+        hanging: Hanging,
+        request: gr.Request,
+        fates: Sequence[viewbox.Fate] = (),
+    ) -> tuple[Any, ...]:
+        """The study changed: what hangs follows it, and everything is drawn again."""
+        visitor, hanging = _visitor(request), hanging.follow(session)
+        viewer = self.viewer_view(session, hanging, visitor)
+        strip = self.strip_view(session, hanging, visitor, fates)
+        return session, hanging, viewer, strip, self.chat_view(session)
+
+    def _hung(self, session: Session, hanging: Hanging, request: gr.Request) -> tuple[Any, ...]:
         visitor = _visitor(request)
-        viewer, strip = self.viewer_view(session, visitor), self.strip_view(session, visitor)
-        return session, viewer, strip, self.chat_view(session)
+        viewer, strip = (view(session, hanging, visitor) for view in (self.viewer_view, self.strip_view))
+        return hanging, viewer, strip
 
     def _interrupted(self, session: Session, request: gr.Request) -> Session:
         self._switchboard.dismiss(_visitor(request))
@@ -192,6 +232,10 @@ class ReadingRoom:
     def _stream(self, sessions: Iterator[Session]) -> Iterator[Any]:
         for session in sessions:
             yield session, self.chat_view(session)
+
+
+def _url_of(session: Session, visitor: str, film: Radiograph, kind: str) -> str:
+    return film_url(session, visitor, film.digest, kind)
 
 
 def _visitor(request: gr.Request) -> str:

@@ -27,7 +27,11 @@ _DESCRIBING = frozenset(
 
 @dataclass(frozen=True)
 class Session:
-    """What one visitor has in front of them. `key` hashes patients and dates, and never leaves the server."""
+    """What one visitor has in front of them. `key` hashes patients and dates, and never leaves the server.
+
+    `shown` is the film that a verb of the study put up last, or that was in front of the person when they
+    asked; what hangs where is a `Hanging`.
+    """
 
     checkpoint: str
     precision: str = ""  # what the person asked for; empty is the best that fits
@@ -98,10 +102,6 @@ class Session:
         return next((r for r in self.films if r.digest == digest), None)
 
     @property
-    def shown_film(self) -> Radiograph | None:
-        return self.film(self.shown)
-
-    @property
     def is_full(self) -> bool:
         return len(self.films) >= MAX_FILMS
 
@@ -162,13 +162,12 @@ class Session:
         old = next((e for e in self.exchanges if e.number == number), None)
         return self if old is None else self._before(number).ask(old.task, prompt)
 
-    @property
-    def groundings(self) -> tuple[Grounding, ...]:
-        """The boxes of the newest answer that has any, on the film on show; a box without a film is on the
-        first one."""
+    def groundings_on(self, digest: str) -> tuple[tuple[int, Grounding], ...]:
+        """The boxes of the newest answer that has any, on one film, each with its number in that answer; a
+        box without a film is on the first one."""
         found = next((e.groundings for e in reversed(self.exchanges) if e.groundings), ())
         first = self.films[0].digest if self.films else ""
-        return tuple(g for g in found if (g.digest or first) == self.shown)
+        return tuple((n, g) for n, g in enumerate(found) if (g.digest or first) == digest)
 
     @property
     def exchanges(self) -> tuple[Exchange, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from cxr_assistant.tasks import Task
 from cxr_assistant.ui.examples import Example
 from cxr_assistant.ui.exchange import KnownFinding, Problem, Truth
 from cxr_assistant.ui.session import MAX_FILMS, Session
+from cxr_assistant.ui.viewbox import Fate, film_facts
 from cxr_assistant.ui.viewer.film import thumbnail
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ MAX_SEED_DIGITS = 9  # as many as the form lets a person type
 _log = logging.getLogger(__name__)
 _UNREADABLE = Problem("The file could not be read.", "Try another export of the film.", "unreadable")
 _LOST = Problem("The file did not arrive whole.", "Add it again.", "upload_lost")
+_FULL = Problem(f"A study holds up to {MAX_FILMS} films here.", "Take one down first.", "study_full")
+_ALREADY = Fate("already", "This film is on the viewbox already.")
 
 
 class StudyPanel:
@@ -42,18 +45,26 @@ class StudyPanel:
         # The bundled films are public: their small pictures are kept, and are nobody's.
         self.example_picture = cache(self._example_picture)
 
-    def add_uploads(self, session: Session, paths: Iterable[str]) -> Session:
-        """The session with every film that could be read, and a card for each that could not.
+    def add_uploads(self, session: Session, paths: Sequence[str]) -> tuple[Session, tuple[Fate, ...]]:
+        """The session with every film that could be read, and what became of each file, in their order.
 
-        A person's film never joins a synthetic patient: it opens a study of its own.
+        A single file that is refused is a card in the chat. A person's film never joins a synthetic
+        patient: it opens a study of its own.
         """
         opened = session if session.truth is None else session.new_study()
-        before = len(opened.study.radiographs)
-        for path in paths:
-            opened = self._add(opened, _take(Path(path)))
-        if session.truth is None or len(opened.study.radiographs) > before:
-            return opened
-        return session.with_remarks_of(opened)
+        before, fates, problem = len(opened.films), [], None
+        for number, path in enumerate(paths):
+            if path in paths[:number]:  # equal files arrive once, and the first of them was taken
+                fates.append(_ALREADY)
+                continue
+            grown, problem = self._add(opened, _take(Path(path)))
+            fates.append(_fate(opened, grown, problem))
+            opened = grown
+        if session.truth is not None and len(opened.films) == before:
+            opened = session
+        if problem is not None and len(paths) == 1:
+            opened = opened.remark(problem)
+        return opened, tuple(fates)
 
     def add_example(self, session: Session, number: str) -> Session:
         """A new study with the films of one of the bundled examples; an unknown one changes nothing."""
@@ -61,7 +72,8 @@ class StudyPanel:
             return session
         session = session.new_study()
         for path in self._examples[int(number)].films:
-            session = self._add(session, path.read_bytes())
+            session, problem = self._add(session, path.read_bytes())
+            session = session.remark(problem) if problem else session
         return session.showing(session.study.radiographs[0].digest) if session.study.radiographs else session
 
     def _example_picture(self, number: int) -> bytes | None:
@@ -102,21 +114,27 @@ class StudyPanel:
         except UnknownCheckpoint as error:
             return session.remark(Problem.of(error))
 
-    def _add(self, session: Session, content: bytes | None) -> Session:
+    def _add(self, session: Session, content: bytes | None) -> tuple[Session, Problem | None]:
+        """The session with one more film, or as it was and the reason."""
         if content is None:
-            return session.remark(_LOST)
+            return session, _LOST
         if session.is_full:
-            problem = Problem(
-                f"A study holds up to {MAX_FILMS} films here.", "Take one down first.", "study_full"
-            )
-            return session.remark(problem)
+            return session, _FULL
         try:
-            return session.with_film(self._assistant.read(content, session.key))
+            return session.with_film(self._assistant.read(content, session.key)), None
         except CxrAssistantError as error:
-            return session.remark(Problem.of(error))
+            return session, Problem.of(error)
         except Exception as error:  # the outermost edge: the class is logged, never its text
             _log.error("reading failed: %s", type(error).__name__)
-            return session.remark(_UNREADABLE)
+            return session, _UNREADABLE
+
+
+def _fate(before: Session, after: Session, problem: Problem | None) -> Fate:
+    if problem is not None:
+        return Fate("refused", f"{problem.message} {problem.hint}".strip())
+    if len(after.films) == len(before.films):
+        return _ALREADY
+    return Fate("added", film_facts(after.study.radiographs[-1]))
 
 
 def truth_of(phantom: Phantom) -> Truth:

@@ -22,9 +22,10 @@ from cxr_assistant.study import Radiograph
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.viewer.film import pack_pixels, thumbnail
 
-__all__ = ["FindSession", "example_routes", "film_routes", "film_url", "make_upload_dir"]
+__all__ = ["FindSession", "PictureOf", "example_routes", "film_routes", "film_url", "make_upload_dir"]
 
 FindSession = Callable[[str], Session | None]
+PictureOf = Callable[[Radiograph, str], bytes | None]
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -39,12 +40,19 @@ def film_url(session: Session, visitor: str, digest: str, kind: str) -> str:
     return f"film/{visitor}/{session.film_token(digest)}/{kind}"
 
 
-def film_routes(find_session: FindSession) -> list[Route]:
-    """The one route of our own: `/film/{visitor}/{token}/{kind}`, answered from the visitor's session."""
+def film_routes(find_session: FindSession, as_seen_by: PictureOf = lambda film, name: None) -> list[Route]:
+    """The one route of our own: `/film/{visitor}/{token}/{kind}`, answered from the visitor's session.
+
+    `kind` is "pixels", "thumbnail" or "as-seen-by-" and a checkpoint, of which `as_seen_by` gives the PNG.
+    """
 
     def film(request: Request) -> Response:
         radiograph = _owned(find_session, request.path_params)
-        kind = request.path_params["kind"]
+        kind, _, name = request.path_params["kind"].partition("as-seen-by-")
+        if radiograph is not None and name:
+            picture = as_seen_by(radiograph, name)
+            if picture is not None:
+                return Response(picture, media_type="image/png", headers=_HEADERS)
         if radiograph is None or kind not in ("pixels", "thumbnail"):
             return Response(status_code=404, headers=_HEADERS)
         if kind == "thumbnail":

@@ -168,5 +168,8 @@ def test_two_fingers_zoom(film: Any) -> None:
 
 
 def test_the_film_is_described_for_a_screen_reader(film: Any) -> None:
-    assert "Synthetic chest radiograph, PA" in film.text_content("#film-description")
-    assert film.get_attribute(".stage", "aria-describedby") == "film-description"
+    assert film.get_attribute(".stage", "aria-describedby") == "film-description-0"
+    film.keyboard.press("i")
+    film.wait_for_function("document.querySelector('#film-description-0').textContent.includes('inverted')")
+    words = film.text_content("#film-description-0")
+    assert "Synthetic chest radiograph, PA" in words and "Window Standard" in words

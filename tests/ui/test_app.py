@@ -13,6 +13,7 @@ from cxr_assistant.settings import read_settings
 from cxr_assistant.tasks import Task
 from cxr_assistant.ui.api import ENDPOINTS
 from cxr_assistant.ui.app import build_app
+from cxr_assistant.ui.masthead import STYLES
 from cxr_assistant.ui.room import ReadingRoom
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.viewer import read_asset, viewer_template
@@ -51,14 +52,22 @@ def test_nothing_is_reported_to_anyone(config: dict[str, Any]) -> None:
     assert config["analytics_enabled"] is False
 
 
-@pytest.mark.parametrize("name", ["viewer/viewer.html", "chat.html"])
+@pytest.mark.parametrize("name", ["viewer/viewer.html", "chat.html", "study.html"])
 def test_templates_hold_nothing_that_gradio_would_run(name: str) -> None:
     text = read_asset(name)
     assert not any(sign in text for sign in ("${", "{{", "`"))
 
 
 @pytest.mark.parametrize(
-    "name", ["style.css", "chat.html", "chat.js", "study.js", "viewer/viewer.html", "viewer/viewer.js"]
+    "name",
+    [
+        *STYLES,
+        "chat.html",
+        "chat.js",
+        "study.html",
+        "study.js",
+        *(f"viewer/{name}" for name in ("viewer.html", "pixels.js", "pane.js", "viewer.js")),
+    ],
 )
 def test_no_asset_points_outside(name: str) -> None:
     assert "http" not in read_asset(name)
@@ -75,10 +84,11 @@ def sessions() -> dict[str, Session]:
 
 @pytest.fixture
 def client(sessions: dict[str, Session]) -> TestClient:
-    return TestClient(Starlette(routes=film_routes(sessions.get)))
+    assistant = ScriptedAssistant()
+    return TestClient(Starlette(routes=film_routes(sessions.get, ReadingRoom(assistant).picture_as_seen)))
 
 
-@pytest.mark.parametrize("kind", ["pixels", "thumbnail"])
+@pytest.mark.parametrize("kind", ["pixels", "thumbnail", "as-seen-by-llava-rad"])
 def test_a_film_is_served_to_its_owner_and_never_cached(
     client: TestClient, sessions: dict[str, Session], kind: str
 ) -> None:
@@ -94,6 +104,8 @@ def test_a_token_is_worth_nothing_to_somebody_else(client: TestClient, sessions:
     assert client.get(f"/film/ann/{'0' * 64}/pixels").status_code == 404
     assert client.get(f"/film/ann/{'é' * 64}/pixels").status_code == 404
     assert client.get(f"/film/ann/{stolen}/header").status_code == 404
+    assert client.get(f"/film/bob/{stolen}/as-seen-by-llava-rad").status_code == 404
+    assert client.get(f"/film/ann/{stolen}/as-seen-by-nobody").status_code == 404
 
 
 def test_a_film_that_was_taken_down_is_gone(client: TestClient, sessions: dict[str, Session]) -> None:

@@ -141,19 +141,6 @@ def test_the_ribbon_says_what_this_is_not() -> None:
     assert "Not a medical device" in render.RIBBON
 
 
-def test_film_facts_hold_nothing_but_the_whitelist() -> None:
-    assert render.film_facts(make_radiograph()) == "PA · 480 × 560 · 12 bit · 0.7 mm · DX · DICOM"
-
-
-def test_an_unknown_side_is_said(session: Session) -> None:
-    from dataclasses import replace
-
-    film = replace(make_radiograph(), orientation=None)
-    strip = render.study_strip(Session("embedded").with_film(film), {film.digest: "u"})
-    assert "side not stated" in strip
-    assert "does not state" in render.film_description(film, None)
-
-
 def test_each_box_is_listed_under_its_answer(session: Session) -> None:
     box = BoundingBox(0.12, 0.3, 0.44, 0.6)
     html = html_of(session.ask(Task.GROUNDING, "?").heard(Grounding("left <effusion>", box)).heard(DONE))
@@ -175,12 +162,3 @@ def test_an_impression_concludes_the_last_answer(session: Session) -> None:
     (before,), (after,) = (transcript.chat_view(s, model, [])["tasks"] for s in (session, answered))
     assert (before["needs_text"], after["needs_text"]) == (True, False)
     assert after["prompt"] == "Conclude: Clear lungs."
-
-
-def test_the_prior_is_marked_in_the_strip(session: Session) -> None:
-    both = session.with_film(make_radiograph(2))
-    marked = both.with_prior(session.shown).showing(session.shown)
-    urls = {r.digest: "u" for r in marked.films}
-    assert f'data-prior="{both.shown}"' in render.study_strip(both, urls)
-    assert ", prior" in render.study_strip(marked, urls)
-    assert f'data-current="{session.shown}"' in render.study_strip(marked, urls)

@@ -114,7 +114,7 @@ def test_showing_a_film_of_somebody_else_changes_nothing(session: Session) -> No
 def test_a_film_token_opens_its_film_for_its_owner_alone(session: Session) -> None:
     token = session.film_token(session.shown)
     stranger = Session("embedded").with_film(make_radiograph(phantom=True))
-    assert session.film_by_token(token) == session.shown_film
+    assert session.film_by_token(token) == session.film(session.shown)
     assert stranger.film_by_token(token) is None
     assert session.film_by_token("é" * 64) is None
 
@@ -164,11 +164,11 @@ def test_a_prior_that_is_added_again_stays_the_prior(session: Session) -> None:
     assert len(again.films) == 2 and again.shown == session.shown
 
 
-def test_the_boxes_of_the_newest_answer_are_those_of_the_film_on_show(session: Session) -> None:
+def test_the_boxes_of_the_newest_answer_are_kept_apart_by_film(session: Session) -> None:
     box = BoundingBox(0.1, 0.2, 0.3, 0.4)
     asked = session.ask(Task.GROUNDING, "Locate").heard(Grounding("effusion", box, session.shown)).heard(DONE)
-    assert [g.phrase for g in asked.groundings] == ["effusion"]
-    assert asked.with_film(make_radiograph(2)).groundings == ()
+    assert [(n, g.phrase) for n, g in asked.groundings_on(session.shown)] == [(0, "effusion")]
+    assert asked.groundings_on(make_radiograph(2).digest) == ()
 
 
 def test_a_precision_is_kept_for_the_next_study_and_not_for_the_next_model(session: Session) -> None:

@@ -30,31 +30,55 @@ def upload(directory: Path, *contents: bytes) -> list[str]:
 
 
 def test_a_film_is_read_and_its_upload_is_gone(panel: StudyPanel, visitor: Session, tmp_path: Path) -> None:
-    opened = panel.add_uploads(visitor, upload(tmp_path, png_bytes()))
+    opened, _ = panel.add_uploads(visitor, upload(tmp_path, png_bytes()))
     assert len(opened.study.radiographs) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_good_films_are_kept_when_others_are_refused(
+def test_each_file_of_several_has_its_fate_with_a_reason(
     panel: StudyPanel, visitor: Session, tmp_path: Path
 ) -> None:
-    opened = panel.add_uploads(visitor, upload(tmp_path, b"text", png_bytes(1), b"EXPLODE", png_bytes(2)))
-    assert len(opened.study.radiographs) == 2
-    codes = [item.problem.code for item in opened.log if isinstance(item, Remark)]
-    assert codes == ["bad_type", "unreadable"]
-    assert "secret" not in repr(opened.log)
+    files = upload(tmp_path, b"text", png_bytes(1), b"EXPLODE", png_bytes(2), png_bytes(1))
+    opened, fates = panel.add_uploads(visitor, [*files, files[0]])
+    assert [fate.outcome for fate in fates] == [
+        "refused",
+        "added",
+        "refused",
+        "added",
+        "already",
+        "already",
+    ]
+    assert "neither DICOM nor PNG nor JPEG" in fates[0].reason and "260 × 300" in fates[1].reason
+    assert len(opened.study.radiographs) == 2 and "secret" not in repr(fates)
+
+
+def test_several_refused_files_do_not_flood_the_chat(
+    panel: StudyPanel, visitor: Session, tmp_path: Path
+) -> None:
+    opened, fates = panel.add_uploads(visitor, upload(tmp_path, b"text", b"more text"))
+    assert len(fates) == 2 and opened.log == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "code"), [(b"text", "bad_type"), (b"EXPLODE", "unreadable")], ids=["wrong", "unforeseen"]
+)
+def test_a_single_file_that_is_refused_is_a_card(
+    panel: StudyPanel, visitor: Session, tmp_path: Path, content: bytes, code: str
+) -> None:
+    opened, _ = panel.add_uploads(visitor, upload(tmp_path, content))
+    assert isinstance(opened.log[-1], Remark) and opened.log[-1].problem.code == code
 
 
 def test_an_upload_that_vanished_is_a_card(panel: StudyPanel, visitor: Session, tmp_path: Path) -> None:
-    opened = panel.add_uploads(visitor, [str(tmp_path / "gone")])
+    opened, _ = panel.add_uploads(visitor, [str(tmp_path / "gone")])
     assert isinstance(opened.log[-1], Remark) and opened.log[-1].problem.code == "upload_lost"
 
 
 def test_the_ninth_film_is_refused(panel: StudyPanel, visitor: Session, tmp_path: Path) -> None:
     films = [png_bytes(seed, size=(40, 40)) for seed in range(MAX_FILMS + 1)]
-    opened = panel.add_uploads(visitor, upload(tmp_path, *films))
+    opened, fates = panel.add_uploads(visitor, upload(tmp_path, *films))
     assert len(opened.study.radiographs) == MAX_FILMS
-    assert isinstance(opened.log[-1], Remark) and opened.log[-1].problem.code == "study_full"
+    assert fates[-1].outcome == "refused" and "Take one down first" in fates[-1].reason
 
 
 def test_a_synthetic_patient_opens_a_study_and_asks_for_findings(panel: StudyPanel, visitor: Session) -> None:
@@ -89,7 +113,7 @@ def test_the_demonstration_takes_the_model_that_knows_phantoms(panel: StudyPanel
 def test_a_persons_film_never_joins_a_synthetic_patient(
     panel: StudyPanel, visitor: Session, tmp_path: Path
 ) -> None:
-    opened = panel.add_uploads(panel.make(visitor, {}), upload(tmp_path, png_bytes()))
+    opened, _ = panel.add_uploads(panel.make(visitor, {}), upload(tmp_path, png_bytes()))
     assert opened.truth is None and len(opened.study.radiographs) == 1
 
 
@@ -97,7 +121,7 @@ def test_a_refused_file_does_not_end_the_synthetic_study(
     panel: StudyPanel, visitor: Session, tmp_path: Path
 ) -> None:
     made = panel.make(visitor, {})
-    kept = panel.add_uploads(made, upload(tmp_path, b"text"))
+    kept, _ = panel.add_uploads(made, upload(tmp_path, b"text"))
     assert kept.study == made.study and isinstance(kept.log[-1], Remark)
 
 

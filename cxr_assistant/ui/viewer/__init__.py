@@ -24,4 +24,5 @@ def viewer_template() -> str:
 
 
 def viewer_script() -> str:
-    return read_asset("viewer/pixels.js") + "\n" + read_asset("viewer/viewer.js")
+    """One script of three files, each of which knows only those before it."""
+    return "\n".join(read_asset(f"viewer/{name}.js") for name in ("pixels", "pane", "viewer"))

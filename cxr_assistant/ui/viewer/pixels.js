@@ -11,6 +11,34 @@ async function fetchPixels(film) {
   return pixels;
 }
 
+// The film, its half, its quarter ...: each value is the mean of four. The level that is drawn is less than
+// twice as fine as the screen, so a window drag costs what the screen costs, however large the film.
+function makeLevels(film, pixels) {
+  const levels = [{ width: film.width, height: film.height, data: pixels, factor: 1 }];
+  while (Math.max(levels.at(-1).width, levels.at(-1).height) > 400) levels.push(halve(levels.at(-1)));
+  return levels;
+}
+function halve({ width, height, data, factor }) {
+  const w = Math.ceil(width / 2), h = Math.ceil(height / 2), out = new data.constructor(w * h);
+  for (let y = 0, i = 0; y < h; y++) {
+    const above = 2 * y * width, below = Math.min(2 * y + 1, height - 1) * width;
+    for (let x = 0; x < w; x++, i++) {
+      const a = 2 * x, b = Math.min(a + 1, width - 1);
+      out[i] = (data[above + a] + data[above + b] + data[below + a] + data[below + b] + 2) >> 2;
+    }
+  }
+  return { width: w, height: h, data: out, factor: 2 * factor };
+}
+
+// A region of a level as opaque greys, into the top left of `words`, which has `stride` pixels to a line.
+function paintRegion(level, region, table, words, stride) {
+  const { data, width } = level, columns = region.right - region.left;
+  for (let y = region.top, line = 0; y < region.bottom; y++, line += stride) {
+    let from = y * width + region.left;
+    for (let to = line, end = line + columns; to < end; to++) words[to] = table[data[from++]];
+  }
+}
+
 function modalityValue(film, index) {
   if (film.modality) return film.modality[index];
   return film.slope * (film.offset + index) + film.intercept;
