@@ -9,10 +9,11 @@ from pathlib import Path
 
 from cxr_assistant.errors import SettingsError
 
-__all__ = ["PRECISIONS", "PROJECT_ROOT", "Settings", "read_settings"]
+__all__ = ["LANGUAGES", "PRECISIONS", "PROJECT_ROOT", "Settings", "read_settings"]
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LANGUAGES = ("en", "de")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4", "offload")
 
 
@@ -30,6 +31,9 @@ class Settings:
     threads: int  # CXR_THREADS: CPU threads of the engine, 0 = all cores
     checkpoint_dir: Path | None = None  # CXR_CHECKPOINT_DIR: the folder of `checkpoint` itself
     precision: str = "auto"  # CXR_PRECISION: "auto" (the best that fits) or another of PRECISIONS
+    open_mcp: bool = False  # CXR_MCP: whether MCP clients are served, too; needs requirements-mcp.txt
+    idle_reset_s: int = 0  # CXR_IDLE_RESET_SECONDS: a stand's page starts anew after so long; 0 is never
+    language: str = ""  # CXR_LANGUAGE: "en" or "de"; empty follows the browser
     may_fetch: bool = True  # CXR_ALLOW_FETCH: whether the page may download models; "no" when others reach it
 
 
@@ -52,6 +56,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         max_queue=_integer(env, "CXR_MAX_QUEUE", 24, 1, 1000),
         threads=_integer(env, "CXR_THREADS", 0, 0, 256),
         precision=_choice(env, "CXR_PRECISION", "auto", PRECISIONS),
+        open_mcp=_choice(env, "CXR_MCP", "no", ("yes", "no")) == "yes",
+        idle_reset_s=_integer(env, "CXR_IDLE_RESET_SECONDS", 0, 0, 86_400),
+        language=_choice(env, "CXR_LANGUAGE", "auto", ("auto", *LANGUAGES)).replace("auto", ""),
         may_fetch=_choice(env, "CXR_ALLOW_FETCH", default_fetch, ("yes", "no")) == "yes",
     )
 

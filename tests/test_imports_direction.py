@@ -44,6 +44,7 @@ DOORS = {
     "gradio": {"ui"},
     "fastapi": {"ui"},
     "starlette": {"ui"},
+    "mcp": {"ui"},
     "torch": {"models", "checkpoints", "engine", "evidence", "training", "serving"},
     "transformers": {"models", "checkpoints", "engine", "evidence", "training"},
     "bitsandbytes": {"models"},

@@ -51,6 +51,9 @@ def test_our_port_wins_over_the_port_of_a_space() -> None:
         ("CXR_MAX_QUEUE", "many"),
         ("CXR_PRECISION", "fp8"),
         ("CXR_ALLOW_FETCH", "maybe"),
+        ("CXR_MCP", "on"),
+        ("CXR_IDLE_RESET_SECONDS", "-1"),
+        ("CXR_LANGUAGE", "tlh"),
     ],
 )
 def test_a_bad_value_is_named_with_its_variable(name: str, value: str) -> None:

@@ -17,6 +17,7 @@ from cxr_assistant.ui.api import open_api, shut_the_rest
 from cxr_assistant.ui.examples import read_examples
 from cxr_assistant.ui.hanging import Hanging
 from cxr_assistant.ui.masthead import masthead, masthead_script, page_head
+from cxr_assistant.ui.mcp_door import mcp_routes
 from cxr_assistant.ui.programs import Programs
 from cxr_assistant.ui.room import ReadingRoom
 from cxr_assistant.ui.session import Session
@@ -91,7 +92,8 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
             upload=upload,
         )
         blocks.unload(room.leave)
-        open_api(Programs(assistant), blocks)
+        programs = Programs(assistant)
+        open_api(programs, blocks)
     shut_the_rest(blocks)
     find_session = partial(_find_session, blocks, session._id)
     blocks.own_routes = [
@@ -99,6 +101,8 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
         *example_routes(room.example_picture),
     ]
     limit = settings.max_queue if settings else 24
+    if settings and settings.open_mcp:
+        blocks.own_routes += mcp_routes(programs, max_calls=limit)
     return blocks.queue(api_open=False, max_size=None, default_concurrency_limit=limit)
 
 

@@ -33,7 +33,8 @@ def worker() -> ScriptedWorker:
 
 @pytest.fixture(scope="module")
 def address(worker: ScriptedWorker) -> Iterator[str]:
-    settings = read_settings({"CXR_PORT": str(_free_port()), "CXR_ANSWERS_PER_MINUTE": "1000"})
+    given = {"CXR_PORT": str(_free_port()), "CXR_ANSWERS_PER_MINUTE": "1000", "CXR_MCP": "yes"}
+    settings = read_settings(given)
     blocks = on_a_loop(lambda: build_app(ScriptedAssistant(worker), settings))
     on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, quiet=True))
     yield str(blocks.local_url)
@@ -60,6 +61,15 @@ def test_the_documented_examples_run(address: str) -> None:
     assert FINDINGS in draft
     assert "turn 1" in steps
     assert view.strip() == "PA"
+
+
+def test_the_documented_mcp_client_runs(address: str) -> None:
+    pytest.importorskip("mcp", reason="requirements-mcp.txt is not installed")
+    (printed,) = run_section(DOCUMENT, "With an MCP client", address)
+    tools, state, draft, *rest = printed.splitlines()
+    assert tools == str(sorted(ENDPOINTS))
+    assert (state, draft) == ("ready", FINDINGS)
+    assert len(rest) == 4
 
 
 def test_six_functions_and_nothing_else_can_be_called(client: Client) -> None:
