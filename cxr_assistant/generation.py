@@ -160,12 +160,17 @@ class Grounding:
 
 @dataclass(frozen=True)
 class Completed:
-    """The last event of an answer; `checkpoint` and `revision` say who spoke."""
+    """The last event of an answer; `checkpoint`, `revision` and `precision` say who spoke.
+
+    `inputs` identify what was seen: per picture a digest of the film and its preprocessing together.
+    """
 
     finish_reason: FinishReason
     usage: Usage
     checkpoint: str = ""
     revision: str = ""
+    precision: str = ""
+    inputs: tuple[str, ...] = ()
 
 
 GenerationEvent = Notice | Queued | Prefilled | TextDelta | Grounding | Completed

@@ -121,7 +121,7 @@ class CheckpointService:
         if interpret is not None:
             events = interpret(events, request.study, request.task)
         for event in events:
-            yield _signed(event, resident.checkpoint)
+            yield _signed(event, resident, prompt)
 
     def _get(self, name: str, asked: str | None = None) -> tuple[_Resident, Notice | None]:
         """The checkpoint in memory, in the precision that was asked for; a remark when it was just loaded
@@ -242,10 +242,18 @@ def _admit(admitted: set[str], digests: Sequence[str]) -> None:
     admitted.update(digests)
 
 
-def _signed(event: GenerationEvent, checkpoint: Checkpoint) -> GenerationEvent:
-    if isinstance(event, Completed):
-        return replace(event, checkpoint=checkpoint.name, revision=checkpoint.revision)
-    return event
+def _signed(event: GenerationEvent, resident: _Resident, prompt: Prompt) -> GenerationEvent:
+    """The last event with all that tells who spoke and what was seen; any other as it is."""
+    if not isinstance(event, Completed):
+        return event
+    spoke = resident.checkpoint
+    return replace(
+        event,
+        checkpoint=spoke.name,
+        revision=spoke.revision,
+        precision=resident.precision,
+        inputs=prompt.digests,
+    )
 
 
 def _return_memory() -> None:

@@ -76,6 +76,14 @@ def test_a_request_becomes_a_signed_answer(worker: Worker) -> None:
     assert (answer.checkpoint, answer.revision) == ("embedded", embedded.CHECKPOINT.revision)
 
 
+def test_an_answer_says_in_which_precision_and_from_which_input_it_was_computed(worker: Worker) -> None:
+    *_, last = worker.submit(request_for())
+    *_, again = worker.submit(request_for("Which view is this?"))
+    assert isinstance(last, Completed) and isinstance(again, Completed)
+    assert last.precision == "fp32" and len(last.inputs) == 1
+    assert last.inputs == again.inputs  # the same film, prepared in the same way
+
+
 def test_both_workers_give_the_same_answer(settings: Settings, service: CheckpointService) -> None:
     inline = collect(service.generate(request_for(), lambda: False)).text
     process = ProcessWorker(partial(make_service, settings))
