@@ -88,7 +88,12 @@ WORDINGS = {
         num_images=0,
         most_images=0,
     ),
-    Task.QUESTION: TaskWording(prompt="{text}", hint="Any question about the film.", needs_text=True),
+    Task.QUESTION: TaskWording(
+        prompt="{text}",
+        hint="Any question about the film.",
+        needs_text=True,
+        follow_ups={"presence": (PROMPTS["binary_disease_classification"].replace("a {text}", "{a_noun}"),)},
+    ),
     Task.VIEW: TaskWording(
         prompt=PROMPTS["view_classification"], most_images=1, choices=("PA", "AP", "LATERAL")
     ),

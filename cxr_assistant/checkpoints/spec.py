@@ -73,7 +73,9 @@ class TaskWording:
     """How one task is put into words: `prompt` as in training, with {text} where the person's words go.
 
     `hint` tells the person what to type when `needs_text`; `num_images` is what the task needs at least,
-    `most_images` what it reads at most where that is less than the checkpoint reads.
+    `most_images` what it reads at most where that is less than the checkpoint reads. `follow_ups` are
+    questions as in training that a person may be offered after an answer, by what they ask for: "side",
+    "size", "grade" and "zone" of a {noun}, "presence" of {a_noun}, and "any".
     """
 
     prompt: str
@@ -83,6 +85,7 @@ class TaskWording:
     num_images: int = 1
     most_images: int | None = None
     choices: tuple[str, ...] = ()
+    follow_ups: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)
