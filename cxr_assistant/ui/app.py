@@ -26,6 +26,7 @@ from cxr_assistant.ui.web import example_routes, film_routes, make_upload_dir
 
 __all__ = ["build_app", "launch"]
 
+WORKBENCH = ("log", "tasks", "composer", "connection")
 MAX_FILE_SIZE = "64mb"
 MAX_SESSIONS = 200
 # Nothing of the interface is an API; every event goes through the queue, whose side door is shut.
@@ -74,8 +75,8 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
             synthetic = panel(form, elem_id="synthetic", js_on_load=read_asset("synthetic.js"))
             chat = panel(
                 room.chat_view(empty),
-                html_template=read_asset("chat.html"),
-                js_on_load=read_asset("chat.js"),
+                html_template=read_asset("workbench/chat.html"),
+                js_on_load=workbench_script(),
                 elem_id="chat",
             )
             upload = gr.UploadButton("Add films", file_count="multiple", file_types=None, elem_id="upload")
@@ -125,6 +126,7 @@ def _wire(
         asked = getattr(chat, name)(getattr(room, name), seen, streamed, **_PRIVATE)
         asked.success(room.film_view, seen, [viewer], **_QUICK)  # the boxes of the answer
     chat.undo(room.undo, [session], streamed, **_QUICK)
+    chat.judge(room.judge, [session], streamed, **_QUICK)
     chat.stop(room.stop, None, None, **_QUICK)
     menu.refresh(room.menu_view, [session], [menu], **_QUICK)
     for source in (menu, chat, fetch):
@@ -178,3 +180,8 @@ def _find_session(blocks: gr.Blocks, state_id: int, visitor: str) -> Session | N
     kept = blocks.state_holder.session_data.get(visitor)
     found = kept.state_data.get(state_id) if kept else None
     return found if isinstance(found, Session) else None
+
+
+def workbench_script() -> str:
+    """The chat panel's script: its files share one scope, in this order."""
+    return "\n".join(read_asset(f"workbench/{name}.js") for name in WORKBENCH)

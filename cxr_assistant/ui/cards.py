@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from cxr_assistant.ui.answers import problem_card
 from cxr_assistant.ui.fetching import FetchPhase, FetchView
-from cxr_assistant.ui.transcript import problem_card
 
 if TYPE_CHECKING:
     from cxr_assistant.checkpoints.spec import Checkpoint

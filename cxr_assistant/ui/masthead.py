@@ -12,7 +12,13 @@ from cxr_assistant.ui.viewer import read_asset
 
 __all__ = ["masthead", "masthead_script", "page_head"]
 
-STYLES = ("theme/palette.css", "style.css", "viewer/viewer.css", "theme/masthead.css")
+STYLES = (
+    "theme/palette.css",
+    "style.css",
+    "viewer/viewer.css",
+    "workbench/workbench.css",
+    "theme/masthead.css",
+)
 
 
 def page_head() -> str:

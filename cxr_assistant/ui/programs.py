@@ -19,7 +19,7 @@ from cxr_assistant.generation import Completed as Done
 from cxr_assistant.generation import GenerationEvent, Grounding, Notice, SamplingParams, TextDelta
 from cxr_assistant.study import Study
 from cxr_assistant.tasks import Task
-from cxr_assistant.ui.chat import MAX_INDICATION, MAX_PROMPT, clean
+from cxr_assistant.ui.asking import MAX_INDICATION, MAX_PROMPT, clean
 from cxr_assistant.ui.pacing import paced
 from cxr_assistant.ui.render import RIBBON
 

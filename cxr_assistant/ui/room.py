@@ -17,8 +17,11 @@ from cxr_assistant.assistant import Assistant
 from cxr_assistant.imaging.rendering import encode_png
 from cxr_assistant.study import Radiograph
 from cxr_assistant.ui import cards, transcript, viewbox
+from cxr_assistant.ui.asking import Inquiry
 from cxr_assistant.ui.chat import Chat
+from cxr_assistant.ui.decoding import LIMITS
 from cxr_assistant.ui.examples import Example
+from cxr_assistant.ui.exchange import Verdict
 from cxr_assistant.ui.fetching import Fetcher, FetchView
 from cxr_assistant.ui.hanging import Hanging
 from cxr_assistant.ui.session import Session
@@ -50,26 +53,19 @@ class ReadingRoom:
         self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request
     ) -> Iterator[Any]:
         session = session.showing(hanging.shown)
-        said = {"task": _text(event, "task"), "prompt": _text(event, "prompt")}
-        visitor = _visitor(request)
-        yield from self._stream(
-            self._chat.send(session, visitor, **said, indication=_text(event, "indication"))
-        )
+        yield from self._stream(self._chat.send(session, _visitor(request), _inquiry(event)))
 
     def retry(
         self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request
     ) -> Iterator[Any]:
         session = session.showing(hanging.shown)
-        indication = _text(event, "indication")
-        yield from self._stream(self._chat.retry(session, _visitor(request), indication=indication))
+        yield from self._stream(self._chat.retry(session, _visitor(request), _inquiry(event)))
 
     def edit(
         self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request
     ) -> Iterator[Any]:
-        session = session.showing(hanging.shown)
-        number = _number(event, "number")
-        said = {"prompt": _text(event, "prompt"), "indication": _text(event, "indication")}
-        yield from self._stream(self._chat.edit(session, _visitor(request), number=number, **said))
+        number, session = _number(event, "number"), session.showing(hanging.shown)
+        yield from self._stream(self._chat.edit(session, _visitor(request), number, _inquiry(event)))
 
     def answer(self, session: Session, hanging: Hanging, request: gr.Request) -> Iterator[Any]:
         session = session.showing(hanging.shown)
@@ -98,6 +94,12 @@ class ReadingRoom:
 
     def undo(self, session: Session, request: gr.Request) -> Any:
         session = self._chat.undo(session, _visitor(request))
+        return session, self.chat_view(session)
+
+    def judge(self, session: Session, event: gr.EventData) -> Any:
+        verdict = _text(event, "verdict")
+        if verdict in set(Verdict):
+            session = session.judge(_number(event, "number"), Verdict(verdict))
         return session, self.chat_view(session)
 
     def add(self, session: Session, hanging: Hanging, paths: list[str] | None, request: gr.Request) -> Any:
@@ -161,7 +163,7 @@ class ReadingRoom:
     def menu_view(self, session: Session) -> dict[str, str]:
         menu = self._assistant.list_checkpoints()
         shelf = cards.Shelf(
-            ready=frozenset(c.name for c in menu if self._assistant.is_ready(c.name)),
+            ready=self._ready(),
             may_fetch=self._assistant.may_fetch,
             fits={c.name: self._assistant.list_fits(c.name) for c in menu},
             precision=session.precision,
@@ -180,10 +182,10 @@ class ReadingRoom:
     def film_view(self, session: Session, hanging: Hanging, request: gr.Request) -> dict[str, Any]:
         return self.viewer_view(session, hanging, _visitor(request))
 
-    def chat_view(self, session: Session) -> dict[str, Any]:
+    def chat_view(self, session: Session, ready: frozenset[str] | None = None) -> dict[str, Any]:
         current = self._assistant.get_checkpoint(session.checkpoint)
         others = [c for c in self._assistant.list_checkpoints() if c.name != current.name]
-        return transcript.chat_view(session, current, others)
+        return transcript.chat_view(session, current, others, self._ready() if ready is None else ready)
 
     def viewer_view(self, session: Session, hanging: Hanging, visitor: str) -> dict[str, Any]:
         current = self._assistant.get_checkpoint(session.checkpoint)
@@ -230,8 +232,13 @@ class ReadingRoom:
         return session.stopped()
 
     def _stream(self, sessions: Iterator[Session]) -> Iterator[Any]:
+        ready = self._ready()  # asks the disk: once for an answer, not at each of its words
         for session in sessions:
-            yield session, self.chat_view(session)
+            yield session, self.chat_view(session, ready)
+
+    def _ready(self) -> frozenset[str]:
+        names = (c.name for c in self._assistant.list_checkpoints())
+        return frozenset(name for name in names if self._assistant.is_ready(name))
 
 
 def _url_of(session: Session, visitor: str, film: Radiograph, kind: str) -> str:
@@ -246,6 +253,23 @@ def _text(event: gr.EventData, name: str) -> str:
     """A text that the page sent along; anything else counts as empty."""
     value = (event._data or {}).get(name, "")
     return value if isinstance(value, str) else ""
+
+
+def _flag(event: gr.EventData, name: str) -> bool:
+    return (event._data or {}).get(name) is True
+
+
+def _inquiry(event: gr.EventData) -> Inquiry:
+    """A question with all that stood in the composer."""
+    return Inquiry(
+        task=_text(event, "task"),
+        prompt=_text(event, "prompt"),
+        indication=_text(event, "indication"),
+        decoding={name: _text(event, name) for name in LIMITS},
+        rival=_text(event, "rival"),
+        is_blind=_flag(event, "is_blind"),
+        in_steps=_flag(event, "in_steps"),
+    )
 
 
 def _number(event: gr.EventData, name: str) -> int:

@@ -12,10 +12,28 @@ import secrets
 from dataclasses import dataclass, field, replace
 
 from cxr_assistant.conversation import Conversation
-from cxr_assistant.generation import Completed, FinishReason, GenerationEvent, Grounding, Usage
+from cxr_assistant.generation import (
+    Completed,
+    FinishReason,
+    GenerationEvent,
+    Grounding,
+    SamplingParams,
+    Usage,
+)
 from cxr_assistant.study import Radiograph, Study
 from cxr_assistant.tasks import Task
-from cxr_assistant.ui.exchange import Exchange, Phase, Problem, Remark, Truth
+from cxr_assistant.ui.decoding import Decoding
+from cxr_assistant.ui.exchange import (
+    Comparison,
+    Exchange,
+    Item,
+    Phase,
+    Problem,
+    Remark,
+    Step,
+    Truth,
+    Verdict,
+)
 
 __all__ = ["MAX_FILMS", "Session"]
 
@@ -37,10 +55,11 @@ class Session:
     precision: str = ""  # what the person asked for; empty is the best that fits
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     study: Study = field(default_factory=Study)
-    log: tuple[Exchange | Remark, ...] = ()
+    log: tuple[Item, ...] = ()
     shown: str = ""
     truth: Truth | None = None
     counter: int = 0
+    decoding: Decoding = field(default_factory=Decoding)
 
     # The study ---------------------------------------------------------------------------------
 
@@ -88,7 +107,7 @@ class Session:
 
     def new_study(self) -> Session:
         """An empty room with the same model: new key, so nothing links one patient to the next."""
-        return Session(self.checkpoint, self.precision, counter=self.counter)
+        return Session(self.checkpoint, self.precision, counter=self.counter, decoding=self.decoding)
 
     def choosing(self, checkpoint: str, precision: str = "") -> Session:
         return replace(self, checkpoint=checkpoint, precision=precision)
@@ -116,51 +135,77 @@ class Session:
 
     # The chat ----------------------------------------------------------------------------------
 
-    def ask(self, task: Task, prompt: str) -> Session:
-        """The session with a question that waits for its answer."""
-        truth = self.truth if task in _DESCRIBING else None
-        exchange = Exchange(self.counter, task, prompt, self.checkpoint, truth=truth)
-        return replace(self, log=(*self.log, exchange), counter=self.counter + 1)
+    def ask(
+        self,
+        task: Task,
+        prompt: str,
+        params: SamplingParams | None = None,
+        *,
+        checkpoint: str = "",
+        steps: tuple[Step, ...] = (),
+    ) -> Session:
+        """The session with a question that waits for its answer; in `steps`, each is answered in turn."""
+        exchange = self._exchange(task, prompt, params, checkpoint or self.checkpoint)
+        return self._with(replace(exchange, steps=steps))
+
+    def compare(
+        self,
+        task: Task,
+        sides: tuple[tuple[str, str, SamplingParams], tuple[str, str, SamplingParams]],
+        *,
+        is_blind: bool,
+    ) -> Session:
+        """The session with one question to two models; each side is (checkpoint, prompt, params)."""
+        one, other = (self._exchange(task, prompt, params, name) for name, prompt, params in sides)
+        return self._with(Comparison(self.counter, (one, other), is_blind))
+
+    def judge(self, number: int, verdict: Verdict) -> Session:
+        """The session with a verdict on comparison `number`; nothing changes where there is none to give."""
+        log = (
+            item.judged(verdict) if isinstance(item, Comparison) and item.number == number else item
+            for item in self.log
+        )
+        return replace(self, log=tuple(log))
 
     def remark(self, problem: Problem, *, is_error: bool = True) -> Session:
-        remark = Remark(self.counter, problem, is_error)
-        return replace(self, log=(*self.log, remark), counter=self.counter + 1)
+        return self._with(Remark(self.counter, problem, is_error))
 
     def with_remarks_of(self, other: Session) -> Session:
         """The session with the remarks that were made in `other`, a study that came to nothing."""
         remarks = tuple(item for item in other.log if isinstance(item, Remark))
         return replace(self, log=(*self.log, *remarks), counter=max(self.counter, other.counter))
 
-    def heard(self, event: GenerationEvent) -> Session:
+    def heard(self, event: GenerationEvent, side: int = 0) -> Session:
         """The session one event later; nothing changes when no answer is open."""
-        exchange = self.open_exchange
-        return self if exchange is None else self._with_last(exchange.after(event))
+        match self.open_item:
+            case Exchange() as exchange:
+                return self.with_last(exchange.after(event))
+            case Comparison() as comparison if comparison.sides[side].is_open:
+                return self.with_last(comparison.after(side, event))
+        return self
 
-    def failed(self, problem: Problem) -> Session:
+    def failed(self, problem: Problem, side: int = 0) -> Session:
         """The session after the open answer came to nothing; what was already written stays."""
-        exchange = self.open_exchange
-        if exchange is None:
-            return self.remark(problem)
-        return self._with_last(replace(exchange, phase=Phase.FAILED, problem=problem))
+        match self.open_item:
+            case Exchange() as exchange:
+                return self.with_last(_failed(exchange, problem))
+            case Comparison() as comparison:
+                return self.with_last(comparison.with_side(side, _failed(comparison.sides[side], problem)))
+        return self.remark(problem)
 
     def stopped(self) -> Session:
         """The session with an answer that ended without saying so closed as cancelled."""
-        return self.heard(Completed(FinishReason.CANCELLED, Usage()))
+        cancelled = Completed(FinishReason.CANCELLED, Usage())
+        return self.heard(cancelled).heard(cancelled, side=1)
 
     def undo(self) -> Session:
         """The session before its last question, remarks that came after it included."""
-        last = self.last_exchange
-        return self if last is None else self._before(last.number)
+        last = self.last_asked
+        return self if last is None else self.before(last.number)
 
-    def retry(self) -> Session:
-        """The last question asked again, of the model that is chosen now."""
-        last = self.last_exchange
-        return self if last is None else self._before(last.number).ask(last.task, last.prompt)
-
-    def edit(self, number: int, prompt: str) -> Session:
-        """Question `number` in other words; what was said after it is taken back."""
-        old = next((e for e in self.exchanges if e.number == number), None)
-        return self if old is None else self._before(number).ask(old.task, prompt)
+    def before(self, number: int) -> Session:
+        """The session as it was when item `number` had not been said."""
+        return replace(self, log=tuple(item for item in self.log if item.number < number))
 
     def groundings_on(self, digest: str) -> tuple[tuple[int, Grounding], ...]:
         """The boxes of the newest answer that has any, on one film, each with its number in that answer; a
@@ -170,33 +215,73 @@ class Session:
         return tuple((n, g) for n, g in enumerate(found) if (g.digest or first) == digest)
 
     @property
-    def exchanges(self) -> tuple[Exchange, ...]:
-        return tuple(item for item in self.log if isinstance(item, Exchange))
+    def asked(self) -> tuple[Exchange | Comparison, ...]:
+        """All that was asked, remarks left out."""
+        return tuple(item for item in self.log if not isinstance(item, Remark))
 
     @property
-    def last_exchange(self) -> Exchange | None:
-        return self.exchanges[-1] if self.exchanges else None
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """Every answer in order, both of a comparison unless that would tell who gave which."""
+        found: list[Exchange] = []
+        for item in self.asked:
+            if isinstance(item, Exchange):
+                found.append(item)
+            elif not item.is_veiled:
+                found.extend(item.sides)
+        return tuple(found)
+
+    @property
+    def last_asked(self) -> Exchange | Comparison | None:
+        return self.asked[-1] if self.asked else None
+
+    @property
+    def open_item(self) -> Exchange | Comparison | None:
+        last = self.log[-1] if self.log else None
+        return None if last is None or isinstance(last, Remark) or not last.is_open else last
 
     @property
     def open_exchange(self) -> Exchange | None:
-        last = self.log[-1] if self.log else None
-        return last if isinstance(last, Exchange) and last.is_open else None
+        item = self.open_item
+        return item if isinstance(item, Exchange) else None
+
+    def conversation_for(self, checkpoint: str) -> Conversation:
+        """What `checkpoint` is told: the answers that were finished, of a comparison its own one if it took
+        part. The question that is open is not in it."""
+        conversation = Conversation()
+        for item in self.asked:
+            exchange = item.said_by(checkpoint) if isinstance(item, Comparison) else item
+            for question, answer in exchange.turns if exchange.counts else ():
+                conversation = conversation.ask(question).answer(answer, exchange.checkpoint)
+        return conversation
 
     @property
     def conversation(self) -> Conversation:
         """What the model is told: the answers it finished, then the question that is open."""
-        conversation = Conversation()
-        for exchange in self.exchanges:
-            if exchange.counts:
-                conversation = conversation.ask(exchange.prompt).answer(exchange.text, exchange.checkpoint)
         pending = self.open_exchange
-        return conversation if pending is None else conversation.ask(pending.prompt)
+        told = self.conversation_for(pending.checkpoint if pending else self.checkpoint)
+        return told if pending is None else told.ask(pending.prompt)
 
-    def _with_last(self, exchange: Exchange) -> Session:
-        return replace(self, log=(*self.log[:-1], exchange))
+    def with_last(self, item: Exchange | Comparison) -> Session:
+        """The session with `item` in the place of its last one."""
+        return replace(self, log=(*self.log[:-1], item))
 
-    def _before(self, number: int) -> Session:
-        return replace(self, log=tuple(item for item in self.log if item.number < number))
+    def _with(self, item: Item) -> Session:
+        return replace(self, log=(*self.log, item), counter=self.counter + 1)
+
+    def _exchange(self, task: Task, prompt: str, params: SamplingParams | None, checkpoint: str) -> Exchange:
+        return Exchange(
+            self.counter,
+            task,
+            prompt,
+            checkpoint,
+            truth=self.truth if task in _DESCRIBING else None,
+            params=params or SamplingParams(),
+            films=tuple(film.digest for film in self.films),
+        )
+
+
+def _failed(exchange: Exchange, problem: Problem) -> Exchange:
+    return replace(exchange, phase=Phase.FAILED, problem=problem) if exchange.is_open else exchange
 
 
 def _films(study: Study) -> tuple[Radiograph, ...]:

@@ -1,7 +1,6 @@
-"""The conversation as markup: questions, answers, errors, and the state of the composer. Pure functions.
+"""All that the chat panel shows, as one value: the log, the tasks with their words, the composer's state.
 
-Everything that a person, a file or a model wrote passes through `escape` here, on the server, before it is
-sent; no text is ever read as Markdown, LaTeX or HTML. Knows no Gradio.
+Pure functions of a session and the menu; each entry is drawn by answers.py. Knows no Gradio.
 """
 
 from __future__ import annotations
@@ -10,56 +9,116 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from cxr_assistant.errors import ForeignImage, LicenceNotAccepted, MissingWeights
 from cxr_assistant.fitting import EVERY_PART
-from cxr_assistant.generation import FinishReason
 from cxr_assistant.tasks import Task
-from cxr_assistant.ui.exchange import Exchange, Phase, Problem, Remark, Truth
+from cxr_assistant.ui.answers import Menu, comparison_entry, exchange_entry, problem_card
+from cxr_assistant.ui.decoding import LIMITS, longest_answer
+from cxr_assistant.ui.exchange import Comparison, Exchange, Item
+from cxr_assistant.ui.followups import Suggestion, suggest
+from cxr_assistant.ui.guided import list_steps
 from cxr_assistant.ui.session import Session
 
 if TYPE_CHECKING:
     from cxr_assistant.checkpoints.spec import Checkpoint, TaskWording
 
-__all__ = ["chat_view", "log_item", "problem_card"]
+__all__ = ["chat_view"]
 
-MAX_FILLED = 2000  # as long as a question may be (chat.py)
-
-# The chat --------------------------------------------------------------------------------------------
+MAX_FILLED = 2000  # as long as a question may be (asking.py)
 
 
-def chat_view(session: Session, checkpoint: Checkpoint, others: Sequence[Checkpoint]) -> dict[str, Any]:
-    """All that the chat panel shows: the log as markup, the tasks' exact words, the composer's state."""
+def chat_view(
+    session: Session, checkpoint: Checkpoint, others: Sequence[Checkpoint], ready: frozenset[str]
+) -> dict[str, Any]:
+    """What the panel needs; `ready` names the models that could answer at once."""
     has_film = not session.study.is_empty
-    titles = {c.name: c.title for c in (checkpoint, *others)}
+    menu = {c.name: c for c in (checkpoint, *others)}
     return {
-        "items": [
-            {"key": str(item.number), "html": log_item(item, titles, others, is_last=item is session.log[-1])}
-            for item in session.log
-        ],
-        "busy": session.open_exchange is not None,
+        "items": [{"key": str(item.number), "html": _entry(item, session, menu)} for item in session.log],
+        "busy": session.open_item is not None,
         "ready": has_film,
         "study": session.study.radiographs[0].digest[:16] if has_film else "",
         "indication": session.study.indication,
         "tasks": _tasks(checkpoint, session),
         "welcome": _welcome(checkpoint, has_film=has_film) if not session.log else "",
         "placeholder": _placeholder(checkpoint, has_film=has_film),
+        "model": {"name": checkpoint.name, "title": checkpoint.title},
+        "rivals": [{"name": c.name, "title": c.title} for c in others if c.name in ready],
+        "decoding": session.decoding.as_dict(),
+        "limits": _limits(checkpoint),
     }
 
 
+def _entry(item: Item, session: Session, menu: Menu) -> str:
+    is_last = item is session.log[-1]
+    match item:
+        case Exchange():
+            return exchange_entry(
+                item, menu, is_last=is_last, suggestions=_suggestions(item, session, menu) if is_last else ()
+            )
+        case Comparison():
+            return comparison_entry(item, menu, is_last=is_last)
+    return problem_card(item.problem, menu, is_error=item.is_error)
+
+
+def _suggestions(exchange: Exchange, session: Session, menu: Menu) -> tuple[Suggestion, ...]:
+    """What the model that is chosen now could be asked next."""
+    if not exchange.counts or session.checkpoint not in menu:
+        return ()
+    asked = frozenset(item.prompt for item in session.asked)
+    return suggest(menu[session.checkpoint], session.study, exchange.text, asked)
+
+
+def _limits(checkpoint: Checkpoint) -> dict[str, Any]:
+    limits: dict[str, Any] = {
+        name: {"min": low, "max": high, "step": step} for name, (low, high, step) in LIMITS.items()
+    }
+    limits["max_new_tokens"]["max"] = longest_answer(checkpoint)
+    limits["max_new_tokens"]["usual"] = checkpoint.max_new_tokens
+    return limits
+
+
+# The tasks -------------------------------------------------------------------------------------------
+
+
 def _tasks(checkpoint: Checkpoint, session: Session) -> list[dict[str, Any]]:
-    """The buttons: each task that this model was trained for, but free questions, which are typed."""
+    """The buttons: each task that this model was trained for, but free questions, which are typed; and the
+    whole report in steps, where there is one."""
     has_prior = session.study.prior is not None
-    return [
-        {
-            "task": task.value,
-            "title": task.label,
-            "prompt": (filled := _filled(task, wording, session)) or wording.prompt,
-            "hint": wording.hint,
-            "needs_text": wording.needs_text and not filled,
-            "choices": list(wording.choices) if wording.needs_text else [],
-        }
+    offered = [
+        _task(task, wording, session)
         for task, wording in checkpoint.tasks.items()
         if task is not Task.QUESTION and (has_prior or not wording.needs_prior)
+    ]
+    return [*offered, *_in_steps(checkpoint)]
+
+
+def _task(task: Task, wording: TaskWording, session: Session) -> dict[str, Any]:
+    filled = _filled(task, wording, session)
+    return {
+        "task": task.value,
+        "title": task.label,
+        "prompt": filled or wording.prompt,
+        "hint": wording.hint,
+        "needs_text": wording.needs_text and not filled,
+        "choices": list(wording.choices) if wording.needs_text else [],
+    }
+
+
+def _in_steps(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    steps = list_steps(checkpoint)
+    if not steps:
+        return []
+    return [
+        {
+            "task": "steps",
+            "title": "Report in steps",
+            "prompt": ", ".join(step.title for step in steps),
+            "detail": "\n".join(step.prompt for step in steps if step.prompt),
+            "hint": "",
+            "needs_text": False,
+            "choices": [],
+            "in_steps": True,
+        }
     ]
 
 
@@ -72,6 +131,9 @@ def _filled(task: Task, wording: TaskWording, session: Session) -> str:
     if task is not Task.IMPRESSION or not wording.needs_text or not findings:
         return ""
     return wording.prompt.replace("{text}", findings)[:MAX_FILLED]
+
+
+# The empty chat --------------------------------------------------------------------------------------
 
 
 def _welcome(checkpoint: Checkpoint, *, has_film: bool) -> str:
@@ -89,150 +151,3 @@ def _placeholder(checkpoint: Checkpoint, *, has_film: bool) -> str:
         return "Add a film first"
     wording = checkpoint.tasks.get(Task.QUESTION)
     return wording.hint if wording and wording.hint else "Ask about this film"
-
-
-def log_item(
-    item: Exchange | Remark, titles: dict[str, str], others: Sequence[Checkpoint], *, is_last: bool
-) -> str:
-    """One entry of the chat: a question with its answer, or a remark that no model wrote."""
-    if isinstance(item, Remark):
-        return problem_card(item.problem, others, is_error=item.is_error)
-    return _question(item) + _answer(item, titles, others, is_last=is_last)
-
-
-def _question(exchange: Exchange) -> str:
-    label = exchange.task.label if exchange.task is not Task.QUESTION else "Question"
-    edit = "" if exchange.is_open else '<button type="button" data-act="edit">Edit</button>'
-    return (
-        f'<div class="question" data-testid="user"><p class="who">You <span>{escape(label)}</span></p>'
-        f'<p class="words">{_prose(exchange.prompt)}</p><div class="acts">{edit}</div></div>'
-    )
-
-
-def _answer(
-    exchange: Exchange, titles: dict[str, str], others: Sequence[Checkpoint], *, is_last: bool
-) -> str:
-    who = escape(titles.get(exchange.checkpoint, exchange.checkpoint))
-    notices = "".join(f'<p class="notice">{escape(notice.text)}</p>' for notice in exchange.notices)
-    draft = (
-        f'<div class="draft"><p class="who">{who} <span>draft</span></p>{notices}'
-        f'<div class="words" data-testid="bot">{_prose(exchange.text)}{_pending(exchange)}</div>'
-        f"{_boxes(exchange)}{_ending(exchange)}{_footer(exchange)}</div>"
-    )
-    body = _side_by_side(draft, exchange) if exchange.truth else draft
-    problem = problem_card(exchange.problem, others, speaker=exchange.checkpoint) if exchange.problem else ""
-    if exchange.problem and not exchange.text:
-        body = notices + (_truth_card(exchange.truth) if exchange.truth else "")
-    return f'<div class="answer">{body}{problem}{_actions(exchange, is_last=is_last)}</div>'
-
-
-def _boxes(exchange: Exchange) -> str:
-    """Each box of the answer in words; the viewer draws them."""
-    if not exchange.groundings:
-        return ""
-    items = "".join(
-        f"<li><b>{escape(g.phrase or 'Box')}</b> "
-        f'<span class="mono">x {g.box.x_min:.2f} to {g.box.x_max:.2f}, '
-        f"y {g.box.y_min:.2f} to {g.box.y_max:.2f}</span></li>"
-        for g in exchange.groundings
-    )
-    return (
-        f'<ul class="boxes" aria-label="Boxes on the film">{items}</ul>'
-        '<div class="acts"><button type="button" data-act="boxes">Show on the film</button></div>'
-    )
-
-
-def _side_by_side(draft: str, exchange: Exchange) -> str:
-    # The truth waits until the draft is written: nobody should read it first.
-    if exchange.truth is None or exchange.is_open:
-        return draft
-    return f'<div class="beside">{draft}{_truth_card(exchange.truth)}</div>'
-
-
-def _truth_card(truth: Truth) -> str:
-    items = "".join(
-        f"<li>{escape(f.words)}{'' if f.is_visible else ' <i>(below what can be seen)</i>'}</li>"
-        for f in truth.findings
-    )
-    where = any(f.box for f in truth.findings)
-    button = '<button type="button" data-act="boxes">Show on the film</button>' if where else ""
-    return (
-        f'<div class="truth"><p class="who">Truth <span>generator, seed {truth.seed}</span></p>'
-        f"<ul>{items or '<li>No abnormal finding</li>'}</ul>"
-        f'<p class="words">{_prose(truth.report)}</p>{button}</div>'
-    )
-
-
-def _pending(exchange: Exchange) -> str:
-    words = {
-        Phase.SENT: "Preparing",
-        Phase.QUEUED: f"Waiting, {exchange.ahead} ahead of you"
-        if exchange.ahead
-        else "Waiting, you are next",
-        Phase.READING: "Reading the film",
-    }.get(exchange.phase)
-    if words:
-        return f'<span class="pending">{words}</span>'
-    return '<span class="caret" aria-hidden="true"></span>' if exchange.is_open else ""
-
-
-def _ending(exchange: Exchange) -> str:
-    words = (
-        {
-            FinishReason.CANCELLED: "Stopped." if exchange.text else "Stopped before the first word.",
-            FinishReason.LENGTH: "Cut off: the answer reached its longest allowed length.",
-        }.get(exchange.finish_reason)
-        if exchange.finish_reason
-        else None
-    )
-    return f'<p class="ending">{words}</p>' if words else ""
-
-
-def _footer(exchange: Exchange) -> str:
-    """Who spoke, at which revision, how many tokens, how long: quiet, and always there."""
-    if exchange.phase is not Phase.DONE:
-        return ""
-    usage, parts = exchange.usage, [escape(exchange.checkpoint)]
-    if exchange.revision:
-        parts.append(f'<span class="mono">{escape(exchange.revision[:7])}</span>')
-    if usage.completion_tokens:
-        parts.append(f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens".replace(",", " "))
-        parts.append(f"{usage.total_s:.1f} s, first word {usage.time_to_first_token_s:.1f} s")
-    return f'<p class="colophon">{" · ".join(parts)}</p>'
-
-
-def _actions(exchange: Exchange, *, is_last: bool) -> str:
-    if exchange.is_open:
-        return ""
-    copy = '<button type="button" data-act="copy">Copy</button>' if exchange.text else ""
-    again = (
-        '<button type="button" data-act="retry">Retry</button>'
-        '<button type="button" data-act="undo">Undo</button>'
-    )
-    return f'<div class="acts">{copy}{again if is_last else ""}</div>'
-
-
-def problem_card(
-    problem: Problem, others: Sequence[Checkpoint] = (), *, is_error: bool = True, speaker: str = ""
-) -> str:
-    """An error or a remark: what happened, what to do, and where it helps a button that does it."""
-    choices = ""
-    if speaker and problem.code in (MissingWeights.code, LicenceNotAccepted.code):
-        choices = f'<button type="button" data-plan="{escape(speaker)}">See what fetching takes</button>'
-    if problem.code == ForeignImage.code:
-        choices = "".join(
-            f'<button type="button" data-model="{escape(c.name)}">Use {escape(c.title)}</button>'
-            for c in others
-            if not c.phantoms_only
-        )
-    hint = f"<p>{escape(problem.hint)}</p>" if problem.hint else ""
-    role = ' role="alert"' if is_error else ""
-    return (
-        f'<div class="card{" is-error" if is_error else ""}" data-code="{escape(problem.code)}"{role}>'
-        f'<p class="card-title">{escape(problem.message)}</p>{hint}<div class="acts">{choices}</div></div>'
-    )
-
-
-def _prose(text: str) -> str:
-    """Text as it was written, line breaks kept, nothing in it interpreted."""
-    return escape(text).replace("\n", "<br>")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import PROJECT_ROOT
-from tests.ui.doubles import ScriptedAssistant, ScriptedWorker, on_a_loop
+from tests.ui.doubles import BENCH, ScriptedAssistant, ScriptedWorker, on_a_loop
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -38,7 +38,7 @@ def server(worker: ScriptedWorker) -> Iterator[str]:
     from cxr_assistant.settings import read_settings
     from cxr_assistant.ui.app import build_app, launch
 
-    blocks = on_a_loop(lambda: build_app(ScriptedAssistant(worker), read_settings({})))
+    blocks = on_a_loop(lambda: build_app(ScriptedAssistant(worker, menu=BENCH), read_settings({})))
     settings = read_settings({"CXR_PORT": str(_free_port())})
     on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, quiet=True))
     yield str(blocks.local_url)

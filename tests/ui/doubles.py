@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from cxr_assistant.generation import (
     FinishReason,
     GenerationEvent,
     GenerationRequest,
+    Grounding,
     IsCancelled,
     Prefilled,
     Queued,
@@ -47,6 +48,14 @@ FINDINGS = (
     "costophrenic angle. "
     "The cardiac silhouette is not enlarged. No pneumothorax. The right lung is clear."
 )
+EFFUSION_BOX = BoundingBox(0.56, 0.6, 0.9, 0.9)
+ANSWERS = {
+    Task.FINDINGS: FINDINGS,
+    Task.VIEW: "PA",
+    Task.SECTIONS: "Nothing abnormal is seen here.",
+    Task.IMPRESSION: "Left pleural effusion.",
+    Task.GROUNDING: "The left pleural effusion is marked.",
+}
 LONG = " ".join(f"Sentence number {n} of a very long answer." for n in range(400))
 
 
@@ -144,17 +153,20 @@ class ScriptedWorker:
                 yield self._completed(FinishReason.CANCELLED, number - 1, started, first)
                 return
             yield TextDelta(word if number == 1 else f" {word}", (-0.1,))
-        yield self._completed(FinishReason.STOP, number, started, first)
+        if request.task is Task.GROUNDING:
+            yield Grounding("left pleural effusion", EFFUSION_BOX, request.study.radiographs[0].digest)
+        last = self._completed(FinishReason.STOP, number, started, first)
+        yield replace(
+            last, checkpoint=request.checkpoint, revision="0" * 40, precision="fp32", inputs=("d" * 64,)
+        )
 
     def _text(self, request: GenerationRequest, question: str) -> str:
         if "markup" in question:
             return "<img src=x onerror=alert(1)> **bold** [link](http://example.org) $x$ SpO2 <90% & >5 cm"
         if "long" in question:
             return LONG
-        if request.task is Task.FINDINGS:
-            return FINDINGS
-        if request.task is Task.VIEW:
-            return "PA"
+        if request.task in ANSWERS:
+            return ANSWERS[request.task]
         return f"You asked: {question} (turn {len(request.conversation.turns)})"
 
     def _waits(self, seconds: float, is_cancelled: IsCancelled) -> bool:
@@ -180,10 +192,15 @@ class ScriptedWorker:
 class ScriptedAssistant(Assistant):
     """The real front desk over a scripted worker, with a small reader and a ready-made synthetic patient."""
 
-    def __init__(self, worker: ScriptedWorker | None = None, store: StoreDouble | None = None) -> None:
+    def __init__(
+        self,
+        worker: ScriptedWorker | None = None,
+        store: StoreDouble | None = None,
+        menu: Sequence[Checkpoint] | None = None,
+    ) -> None:
         self.worker = worker or ScriptedWorker()
-        self.store = store or StoreDouble(ready={"llava-rad"})
-        super().__init__(self.worker, menu=(EMBEDDED, PUBLISHED), store=self.store)
+        self.store = store or StoreDouble(ready={"llava-rad", "chexagent"})
+        super().__init__(self.worker, menu=menu or (EMBEDDED, PUBLISHED), store=self.store)
 
     def read(self, data: bytes, session_key: bytes | None = None) -> Radiograph:
         if data.startswith(b"EXPLODE"):
@@ -298,3 +315,26 @@ PUBLISHED = Checkpoint(
     num_parameters=6_760_000_000,
     **_COMMON,
 )
+VERSATILE = replace(
+    PUBLISHED,
+    name="chexagent",
+    title="CheXagent",
+    summary="Findings, sections, impressions, questions and boxes.",
+    repository="StanfordAIMI/CheXagent-2-3b",
+    tasks={
+        Task.FINDINGS: TaskWording(prompt="Write a findings section for the CXR."),
+        Task.SECTIONS: TaskWording(
+            prompt="Describe {text}.", needs_text=True, choices=("Airway", "Breathing", "Cardiac")
+        ),
+        Task.IMPRESSION: TaskWording(prompt="Conclude: {text}", needs_text=True),
+        Task.QUESTION: TaskWording(
+            prompt="{text}", needs_text=True, follow_ups={"presence": ("Does it contain {a_noun}?",)}
+        ),
+        Task.VIEW: TaskWording(prompt="Determine the view of this CXR"),
+        Task.GROUNDING: TaskWording(prompt="Please locate: {text}", hint="a phrase", needs_text=True),
+    },
+    can=("draft findings part by part", "answer questions", "mark phrases with boxes"),
+    cannot=("remember earlier turns",),
+    num_parameters=3_140_000_000,
+)
+BENCH = (EMBEDDED, PUBLISHED, VERSATILE)

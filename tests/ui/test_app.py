@@ -13,7 +13,6 @@ from cxr_assistant.settings import read_settings
 from cxr_assistant.tasks import Task
 from cxr_assistant.ui.api import ENDPOINTS
 from cxr_assistant.ui.app import build_app
-from cxr_assistant.ui.masthead import STYLES
 from cxr_assistant.ui.room import ReadingRoom
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.viewer import read_asset, viewer_template
@@ -52,7 +51,7 @@ def test_nothing_is_reported_to_anyone(config: dict[str, Any]) -> None:
     assert config["analytics_enabled"] is False
 
 
-@pytest.mark.parametrize("name", ["viewer/viewer.html", "chat.html", "study.html"])
+@pytest.mark.parametrize("name", ["viewer/viewer.html", "workbench/chat.html"])
 def test_templates_hold_nothing_that_gradio_would_run(name: str) -> None:
     text = read_asset(name)
     assert not any(sign in text for sign in ("${", "{{", "`"))
@@ -61,12 +60,13 @@ def test_templates_hold_nothing_that_gradio_would_run(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *STYLES,
-        "chat.html",
-        "chat.js",
-        "study.html",
+        "style.css",
+        "workbench/chat.html",
+        "workbench/composer.js",
+        "workbench/connection.js",
         "study.js",
-        *(f"viewer/{name}" for name in ("viewer.html", "pixels.js", "pane.js", "viewer.js")),
+        "viewer/viewer.html",
+        "viewer/viewer.js",
     ],
 )
 def test_no_asset_points_outside(name: str) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from cxr_assistant.generation import FinishReason
-from cxr_assistant.ui.chat import MAX_PROMPT, Chat
+from cxr_assistant.ui.asking import MAX_PROMPT, Inquiry
+from cxr_assistant.ui.chat import Chat
 from cxr_assistant.ui.exchange import Exchange, Phase, Remark
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.switchboard import Switchboard
@@ -26,7 +27,7 @@ def chat(assistant: ScriptedAssistant, board: Switchboard) -> Chat:
 def ask(
     chat: Chat, session: Session, prompt: str, task: str = "question", indication: str = ""
 ) -> Iterator[Session]:
-    return chat.send(session, "ann", task=task, prompt=prompt, indication=indication)
+    return chat.send(session, "ann", Inquiry(task=task, prompt=prompt, indication=indication))
 
 
 def last(sessions: Iterator[Session]) -> Session:
@@ -141,10 +142,8 @@ def test_a_task_that_nobody_knows_is_refused(chat: Chat, session: Session) -> No
 
 def test_retry_and_edit_stream_a_new_answer(chat: Chat, session: Session) -> None:
     asked = last(ask(chat, session, "Heart?"))
-    retried = last(chat.retry(asked, "ann", indication=""))
-    edited = last(
-        chat.edit(retried, "ann", number=retried.exchanges[0].number, prompt="Lungs?", indication="")
-    )
+    retried = last(chat.retry(asked, "ann", Inquiry()))
+    edited = last(chat.edit(retried, "ann", retried.exchanges[0].number, Inquiry(prompt="Lungs?")))
     assert [e.prompt for e in edited.exchanges] == ["Lungs?"]
     assert isinstance(edited.log[-1], Exchange) and "Lungs?" in edited.log[-1].text
 

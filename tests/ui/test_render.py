@@ -28,7 +28,7 @@ DONE = Completed(FinishReason.STOP, Usage(1280, 0, 58, 0.4, 1.3), "embedded", "a
 
 
 def view(session: Session) -> dict[str, object]:
-    return transcript.chat_view(session, EMBEDDED, [PUBLISHED])
+    return transcript.chat_view(session, EMBEDDED, [PUBLISHED], frozenset())
 
 
 def html_of(session: Session) -> str:
@@ -103,12 +103,13 @@ def test_task_buttons_carry_the_exact_words_of_the_checkpoint(session: Session) 
     assert tasks == {
         "findings": "Describe the findings of this chest radiograph.",
         "view": "What is the view of this radiograph?",
+        "steps": "View and quality, Findings",
     }
 
 
 def test_a_comparison_is_offered_only_with_a_prior(session: Session) -> None:
     def offered(s: Session) -> set[str]:
-        return {task["task"] for task in transcript.chat_view(s, PUBLISHED, [EMBEDDED])["tasks"]}
+        return {task["task"] for task in transcript.chat_view(s, PUBLISHED, [EMBEDDED], frozenset())["tasks"]}
 
     prior = Session("embedded").with_film(make_radiograph(5)).study
     from dataclasses import replace
@@ -159,6 +160,8 @@ def test_an_impression_concludes_the_last_answer(session: Session) -> None:
     wording = TaskWording(prompt="Conclude: {text}", needs_text=True)
     model = replace(EMBEDDED, tasks={Task.IMPRESSION: wording})
     answered = session.ask(Task.FINDINGS, "?").heard(TextDelta("Clear lungs.")).heard(DONE)
-    (before,), (after,) = (transcript.chat_view(s, model, [])["tasks"] for s in (session, answered))
+    (before,), (after,) = (
+        transcript.chat_view(s, model, [], frozenset())["tasks"] for s in (session, answered)
+    )
     assert (before["needs_text"], after["needs_text"]) == (True, False)
     assert after["prompt"] == "Conclude: Clear lungs."

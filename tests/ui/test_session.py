@@ -68,23 +68,6 @@ def test_undo_takes_back_the_last_question_and_the_remarks_after_it(session: Ses
     assert twice.undo().log == once.log
 
 
-def test_retry_asks_the_same_words_of_the_model_that_is_chosen_now(session: Session) -> None:
-    retried = answered(session, "One?", "1").choosing("llava-rad").retry()
-    assert retried.open_exchange is not None
-    assert (retried.open_exchange.prompt, retried.open_exchange.checkpoint) == ("One?", "llava-rad")
-    assert len(retried.exchanges) == 1
-
-
-def test_editing_a_question_takes_back_what_followed(session: Session) -> None:
-    session = answered(answered(session, "One?", "1"), "Two?", "2")
-    edited = session.edit(session.exchanges[0].number, "Uno?")
-    assert [e.prompt for e in edited.exchanges] == ["Uno?"]
-
-
-def test_editing_a_question_that_is_not_there_changes_nothing(session: Session) -> None:
-    assert session.edit(99, "What?") is session
-
-
 def test_a_stream_that_ends_without_saying_so_counts_as_cancelled(session: Session) -> None:
     stopped = session.ask(Task.QUESTION, "Heart?").heard(TextDelta("The")).stopped()
     assert stopped.exchanges[-1].finish_reason is FinishReason.CANCELLED
