@@ -2,111 +2,93 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.fuzz import fuzz_reading, fuzz_walks, main, mutated, read_seeds
 from cxr_assistant.errors import StudyError
-from cxr_assistant.imaging.codestreams import walk_jpeg, walk_jpeg2000
-from cxr_assistant.imaging.elements import DataSet, Encoding, walk_data_set, walk_file_meta
-from cxr_assistant.imaging.png import walk_png
-from cxr_assistant.imaging.read import decode_radiograph, read_radiograph
+from cxr_assistant.imaging.read import decode_radiograph
+from tests.figures import Figure
 from tests.imaging import builders
 
-SEEDS = {
-    "dicom": builders.dicom(
-        WindowCenter=1, WindowWidth=9, PatientOrientation=["L", "F"], StudyDate="20240101"
-    ),
-    "png": builders.picture(builders.thorax(64, 60, 8).astype(np.uint8)),
-    "jpeg": builders.picture(builders.thorax(64, 60, 8).astype(np.uint8), "JPEG", progressive=True),
-    "jpeg-dicom": builders.jpeg_dicom(),
-    "jpeg-2000-dicom": builders.jpeg2000_dicom(),
-}
-INTERESTING = (
-    b"\xff",
-    b"\0",
-    b"\xff\xff\xff\xff",
-    b"\xfe\xff\x00\xe0",
-    b"\xfe\xff\xdd\xe0",
-    b"SQ",
-    b"UN",
-    b"\xff\xda",
-)
+NUM_WALKS = 100_000
+NUM_FILMS = 2_000
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """`data` with a few bytes changed, cut, doubled or inserted, mostly where headers are."""
-    changed = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        position = rng.randrange(min(len(changed), rng.choice((300, 900, len(changed)))))
-        match rng.randrange(5):
-            case 0:
-                changed[position] ^= 1 << rng.randrange(8)
-            case 1:
-                changed[position : position + 1] = rng.choice(INTERESTING)
-            case 2:
-                del changed[position : position + rng.randint(1, 40)]
-            case 3:
-                changed[position:position] = changed[position : position + rng.randint(1, 40)]
-            case _:
-                changed[position:position] = rng.choice(INTERESTING)
-        if not changed:
-            return b"\0"
-    return bytes(changed)
+@pytest.fixture(scope="module")
+def seeds() -> dict[str, bytes]:
+    """The valid films of the corpus, and encodings that it does not hold."""
+    small = builders.thorax(64, 60, 12)
+    more = {
+        "windows.dcm": builders.dicom(
+            small, WindowCenter=1, WindowWidth=9, PatientOrientation=["L", "F"], StudyDate="20240101"
+        ),
+        "jpeg-ls.dcm": builders.compressed(builders.data_set(small), builders.JPEGLSLossless),
+        "jpeg-2000.dcm": builders.jpeg2000_dicom(),
+    }
+    return read_seeds() | more
 
 
-def walk(data: bytes) -> DataSet | None:
-    """Every walk over `data`, as if it had been recognised as each of the formats."""
-    view = memoryview(data)
-    for walker in (walk_png, walk_jpeg, walk_jpeg2000):
-        try:
-            walker(view)
-        except StudyError:
-            pass
-    try:
-        _, start = walk_file_meta(view, frozenset({0x00020010}))
-        walk_data_set(view[start:], frozenset({0x00280010, 0x00283010}), Encoding(is_implicit=True))
-        return walk_data_set(view[start:], frozenset({0x00280010, 0x00283010}), Encoding())
-    except StudyError:
-        return None
+@pytest.mark.requirement("U10")
+@pytest.mark.timeout(1500)
+def test_a_hundred_thousand_mutations_raise_nothing_but_refusals(
+    seeds: dict[str, bytes], figure: Figure
+) -> None:
+    tally = fuzz_walks(seeds, NUM_WALKS, seed=6, jobs=2)
+    assert tally.unexpected == []
+    assert tally.codes.total() == NUM_WALKS
+    # Mutations that all end in the first bytes would prove little.
+    assert tally.codes["walked"] > NUM_WALKS / 20
+    assert len(tally.codes) >= 5
+    figure("mutated inputs", NUM_WALKS, "")
+    figure("unexpected exceptions", len(tally.unexpected), "")
 
 
-@pytest.mark.parametrize("name", ["dicom", "png", "jpeg", "jpeg-2000-dicom"])
-def test_the_walks_raise_nothing_but_refusals(name: str) -> None:
+@pytest.mark.requirement("U10", "U7")
+@pytest.mark.timeout(1500)
+def test_the_sandbox_answers_two_thousand_mutations(seeds: dict[str, bytes], figure: Figure) -> None:
+    tally = fuzz_reading(seeds, NUM_FILMS, seed=6)
+    assert tally.unexpected == []
+    assert tally.codes.total() == NUM_FILMS
+    assert tally.codes["film"] > NUM_FILMS / 20
+    figure("mutated films through the child", NUM_FILMS, "")
+    figure("children that died", tally.codes["internal"], "")
+
+
+@pytest.mark.requirement("U10")
+@pytest.mark.parametrize("name", ["ok_dcm_explicit.dcm", "ok_png_gray16.png", "ok_jpeg_progressive.jpg"])
+def test_decoding_raises_nothing_but_refusals(seeds: dict[str, bytes], name: str) -> None:
     rng = random.Random(name)
-    for _ in range(1500):
-        walk(mutated(SEEDS[name], rng))
-
-
-@pytest.mark.parametrize("name", ["dicom", "png", "jpeg"])
-def test_decoding_raises_nothing_but_refusals(name: str) -> None:
-    rng = random.Random(name)
-    for _ in range(400):
+    for _ in range(300):
         try:
-            decode_radiograph(mutated(SEEDS[name], rng), b"k" * 32)
+            decode_radiograph(mutated(seeds[name], rng), b"k" * 32)
         except StudyError as error:
             assert error.code != "internal"
 
 
-@pytest.mark.parametrize("name", list(SEEDS))
-def test_the_sandbox_answers_every_mutation(name: str) -> None:
-    rng = random.Random(f"sandbox {name}")
-    for _ in range(30):
-        try:
-            read_radiograph(mutated(SEEDS[name], rng))
-        except StudyError as error:
-            assert len(error.message) <= 120
+def test_a_run_is_one_line_that_can_be_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = []
+    for _ in range(2):
+        assert main(["--walks", "50", "--films", "3", "--seed", "1", "--jobs", "1"]) == 0
+        lines.append(json.loads(capsys.readouterr().out))
+    assert lines[0]["walks"]["codes"] == lines[1]["walks"]["codes"]
+    assert lines[0]["films"]["codes"] == lines[1]["films"]["codes"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_hundred_thousand_mutations() -> None:
-    rng = random.Random(6)
-    for number in range(100_000):
-        walk(mutated(SEEDS[sorted(SEEDS)[number % len(SEEDS)]], rng))
-    for number in range(2_000):
-        try:
-            read_radiograph(mutated(SEEDS[sorted(SEEDS)[number % len(SEEDS)]], rng))
-        except StudyError as error:
-            assert error.code != "internal"
+def test_something_unexpected_is_named_with_its_case(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: memoryview) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("benchmarks.fuzz.walk_png", broken)
+    (tmp_path / "ok_a.png").write_bytes(builders.picture(np.eye(40, dtype=np.uint8)))
+    assert main(["--walks", "2", "--films", "0", "--jobs", "1", "--seeds", str(tmp_path)]) == 1
+    assert json.loads(capsys.readouterr().out)["unexpected"] == [
+        "ok_a.png 0:0 ZeroDivisionError",
+        "ok_a.png 0:1 ZeroDivisionError",
+    ]

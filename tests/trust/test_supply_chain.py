@@ -115,7 +115,7 @@ def test_torch_load_reads_weights_only_wherever_it_is_called() -> None:
             if name == "torch.load":
                 options = {k.arg: ast.unparse(k.value) for k in call.keywords}
                 found[path] = options.get("weights_only")
-    # Published pickles in the converter's process; what a training run or `make-random` of one's own has saved.
+    # Published pickles in the converter's process; what a run of one's own (training, make-random) has saved.
     assert set(found) <= {
         "checkpoints/convert.py",
         "checkpoints/random_weights.py",
