@@ -41,6 +41,7 @@ from cxr_assistant.generation import (
     SamplingParams,
     never_cancelled,
 )
+from cxr_assistant.harmless import harmless
 from cxr_assistant.parts import parts_of, stream_parts
 from cxr_assistant.settings import PRECISIONS, Settings, read_settings
 from cxr_assistant.store import Store, WeightStore
@@ -305,7 +306,7 @@ class Assistant:
         self, chosen: Checkpoint, request: GenerationRequest, *, is_cancelled: IsCancelled
     ) -> Iterator[GenerationEvent]:
         try:
-            yield from self._worker.submit(request, is_cancelled)
+            yield from harmless(self._worker.submit(request, is_cancelled))
         except ForeignImage as error:
             raise ForeignImage(
                 f"{chosen.title} knows computed phantoms alone, and this film is none: no report is written.",

@@ -23,6 +23,7 @@
     │   ├── ForeignImage               a real film given to the model that knows phantoms only
     │   ├── PromptTooLong
     │   ├── OutOfMemory
+    │   ├── Busy                       too many answers are waited for, here or by this visitor
     │   └── WorkerUnavailable          the engine process died or does not answer
     ├── PhantomError                   a phantom that cannot be computed as asked
     ├── EvaluationError
@@ -35,6 +36,7 @@ They never carry file names, tag values of a patient, paths or text from a libra
 from __future__ import annotations
 
 __all__ = [
+    "Busy",
     "CheckpointError",
     "CorruptWeights",
     "CxrAssistantError",
@@ -222,6 +224,12 @@ class OutOfMemory(GenerationError):
     """The device has no memory left for this request."""
 
     code = "out_of_memory"
+
+
+class Busy(GenerationError):
+    """More answers are waited for than this server, this address or this visitor may wait for."""
+
+    code = "busy"
 
 
 class WorkerUnavailable(GenerationError):

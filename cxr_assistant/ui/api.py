@@ -30,7 +30,7 @@ class Endpoints:
         self._programs = programs
 
     def draft_findings(
-        self, film: FileData, indication: str = "", model: str = ""
+        self, request: gr.Request, film: FileData, indication: str = "", model: str = ""
     ) -> Iterator[dict[str, Any]]:
         """Draft the findings of one chest radiograph (DICOM, PNG or JPEG).
 
@@ -40,11 +40,13 @@ class Endpoints:
             model: a name that `health` lists; empty for the app's own choice
         """
         yield from _sent(
-            lambda: self._programs.draft_findings(_take(film), indication=indication, model=model)
+            lambda: self._programs.draft_findings(
+                _take(film), indication=indication, model=model, visitor=_visitor(request)
+            )
         )
 
     def ask(
-        self, film: FileData, question: str, indication: str = "", model: str = ""
+        self, request: gr.Request, film: FileData, question: str, indication: str = "", model: str = ""
     ) -> Iterator[dict[str, Any]]:
         """Ask one question about one chest radiograph.
 
@@ -55,19 +57,25 @@ class Endpoints:
             model: a name that `health` lists; empty for the app's own choice
         """
         yield from _sent(
-            lambda: self._programs.ask(_take(film), question, indication=indication, model=model)
+            lambda: self._programs.ask(
+                _take(film), question, indication=indication, model=model, visitor=_visitor(request)
+            )
         )
 
-    def classify_view(self, film: FileData, model: str = "") -> Iterator[dict[str, Any]]:
+    def classify_view(self, request: gr.Request, film: FileData, model: str = "") -> Iterator[dict[str, Any]]:
         """Tell the view of one chest radiograph: PA, AP or lateral.
 
         Args:
             film: the radiograph, as `handle_file(path)`
             model: a name that `health` lists; empty for the app's own choice
         """
-        yield from _sent(lambda: self._programs.classify_view(_take(film), model=model))
+        yield from _sent(
+            lambda: self._programs.classify_view(_take(film), model=model, visitor=_visitor(request))
+        )
 
-    def locate(self, film: FileData, phrase: str, model: str = "") -> Iterator[dict[str, Any]]:
+    def locate(
+        self, request: gr.Request, film: FileData, phrase: str, model: str = ""
+    ) -> Iterator[dict[str, Any]]:
         """Find a phrase on one chest radiograph; the boxes are fractions of its width and height.
 
         Args:
@@ -75,10 +83,12 @@ class Endpoints:
             phrase: what to find, such as "left pleural effusion"
             model: a name that `health` lists; empty for a model that was trained to locate
         """
-        yield from _sent(lambda: self._programs.locate(_take(film), phrase, model=model))
+        yield from _sent(
+            lambda: self._programs.locate(_take(film), phrase, model=model, visitor=_visitor(request))
+        )
 
     def compare_prior(
-        self, film: FileData, prior: FileData, finding: str, model: str = ""
+        self, request: gr.Request, film: FileData, prior: FileData, finding: str, model: str = ""
     ) -> Iterator[dict[str, Any]]:
         """Tell how one finding changed from an earlier chest radiograph to this one.
 
@@ -89,7 +99,9 @@ class Endpoints:
             model: a name that `health` lists; empty for a model that was trained to compare
         """
         yield from _sent(
-            lambda: self._programs.compare_prior(_take(film), _take(prior), finding, model=model)
+            lambda: self._programs.compare_prior(
+                _take(film), _take(prior), finding, model=model, visitor=_visitor(request)
+            )
         )
 
     def health(self) -> dict[str, Any]:
@@ -131,6 +143,10 @@ def _refuse_addresses(field: Any) -> None:
         return await keep(path)
 
     field.async_move_resource_to_block_cache = kept
+
+
+def _visitor(request: gr.Request) -> str:
+    return str(request.session_hash or "")
 
 
 def _sent(ask: Callable[[], Iterator[Reply]]) -> Iterator[dict[str, Any]]:

@@ -16,19 +16,17 @@ from cxr_assistant.ui import render
 from cxr_assistant.ui.api import open_api, shut_the_rest
 from cxr_assistant.ui.examples import read_examples
 from cxr_assistant.ui.hanging import Hanging
-from cxr_assistant.ui.masthead import masthead, masthead_script, page_head
+from cxr_assistant.ui.masthead import masthead, masthead_script
 from cxr_assistant.ui.mcp_door import mcp_routes
 from cxr_assistant.ui.programs import Programs
 from cxr_assistant.ui.room import ReadingRoom
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.viewer import read_asset, viewer_script, viewer_template
-from cxr_assistant.ui.web import example_routes, film_routes, make_upload_dir
+from cxr_assistant.ui.web import Desk, example_routes, film_routes, launch, make_upload_dir
 
 __all__ = ["build_app", "launch"]
 
 WORKBENCH = ("log", "tasks", "composer", "connection")
-MAX_FILE_SIZE = "64mb"
-MAX_SESSIONS = 200
 # Nothing of the interface is an API; every event goes through the queue, whose side door is shut.
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": True}
 _QUICK: dict[str, Any] = {**_PRIVATE, "concurrency_limit": None}
@@ -93,10 +91,11 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
             upload=upload,
         )
         blocks.unload(room.leave)
-        programs = Programs(assistant)
+        programs = Programs(assistant, room.switchboard)
         open_api(programs, blocks)
     shut_the_rest(blocks)
     find_session = partial(_find_session, blocks, session._id)
+    blocks.desk = Desk(room.switchboard, room.fetches, assistant, find_session)
     blocks.own_routes = [
         *film_routes(find_session, room.picture_as_seen),
         *example_routes(room.example_picture),
@@ -152,27 +151,6 @@ def _wire(
         event.success(room.answer, seen, streamed, **_PRIVATE).success(
             room.film_view, seen, [viewer], **_QUICK
         )
-
-
-def launch(blocks: gr.Blocks, settings: Settings, **options: Any) -> Any:
-    """Serve the page until the process ends (or at once return, with `prevent_thread_lock=True`)."""
-    return blocks.launch(
-        server_name=settings.host,
-        server_port=settings.port,
-        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        head=page_head(),
-        app_kwargs={"routes": blocks.own_routes, "docs_url": None, "redoc_url": None},
-        max_file_size=MAX_FILE_SIZE,
-        run_history=False,
-        footer_links=[],
-        share=False,
-        show_error=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        strict_cors=True,
-        state_session_capacity=MAX_SESSIONS,
-        **options,
-    )
 
 
 def _find_session(blocks: gr.Blocks, state_id: int, visitor: str) -> Session | None:

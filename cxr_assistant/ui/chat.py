@@ -13,7 +13,7 @@ from functools import partial
 
 from cxr_assistant.assistant import Assistant
 from cxr_assistant.conversation import Conversation
-from cxr_assistant.errors import CxrAssistantError
+from cxr_assistant.errors import Busy, CxrAssistantError
 from cxr_assistant.generation import Completed, FinishReason, GenerationEvent
 from cxr_assistant.tasks import Task
 from cxr_assistant.ui.abreast import Told, abreast
@@ -22,7 +22,7 @@ from cxr_assistant.ui.exchange import Comparison, Exchange, Phase, Problem, Step
 from cxr_assistant.ui.guided import FINDINGS_SLOT
 from cxr_assistant.ui.pacing import paced
 from cxr_assistant.ui.session import Session
-from cxr_assistant.ui.switchboard import CancelFlag, Switchboard
+from cxr_assistant.ui.switchboard import CancelFlag, Ending, Switchboard
 
 __all__ = ["Chat"]
 
@@ -32,6 +32,15 @@ _UNEXPECTED = Problem(
     "Try again. If it happens twice, tell whoever runs this server the time of day.",
     "unexpected",
 )
+
+_ENDED = {
+    Ending.TIMED_OUT: Problem(
+        "The answer took longer than this server allows, and was ended.", "Ask for less at once.", "timed_out"
+    ),
+    Ending.STALLED: Problem(
+        "The connection was too slow to follow, and the answer was ended.", "Ask again.", "stalled"
+    ),
+}
 
 
 class Chat:
@@ -66,12 +75,19 @@ class Chat:
         if session.open_item is None:
             yield session
             return
-        with self._switchboard.running(visitor) as flag:
-            yield session
-            for grown in self._growing(session, flag):
-                if flag.is_superseded:
-                    return
-                yield grown
+        try:
+            with self._switchboard.running(visitor) as flag:
+                yield session
+                for grown in self._growing(session, flag):
+                    if flag.is_superseded:
+                        return
+                    session = grown
+                    yield session
+        except Busy as busy:
+            yield session.failed(Problem.of(busy))
+            return
+        if why := _ENDED.get(flag.ending):
+            yield session.remark(why)
 
     def _opened(self, session: Session, visitor: str, asked: Callable[[], Session]) -> Iterator[Session]:
         try:

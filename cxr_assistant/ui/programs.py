@@ -22,6 +22,7 @@ from cxr_assistant.tasks import Task
 from cxr_assistant.ui.asking import MAX_INDICATION, MAX_PROMPT, clean
 from cxr_assistant.ui.pacing import paced
 from cxr_assistant.ui.render import RIBBON
+from cxr_assistant.ui.switchboard import CancelFlag, Switchboard
 
 __all__ = ["Box", "HealthReport", "ModelReport", "Programs", "Reply", "in_plain_words"]
 
@@ -115,28 +116,36 @@ class Programs:
     """The six verbs. Films are bytes: DICOM, PNG or JPEG, read in the sandbox like any upload.
 
     Each answering verb yields the reply as it grows, about 25 times a second; the last one is whole.
+    `visitor` names who asks, for the limits of a page and of an address.
     Raises: the project's errors, at the first step of the iterator.
     """
 
-    def __init__(self, assistant: Assistant) -> None:
+    def __init__(self, assistant: Assistant, switchboard: Switchboard | None = None) -> None:
         self._assistant = assistant
+        self._switchboard = switchboard or Switchboard()
 
-    def draft_findings(self, film: bytes, *, indication: str = "", model: str = "") -> Iterator[Reply]:
-        yield from self._answer(Task.FINDINGS, self._study(film, indication=indication), "", model)
+    def draft_findings(
+        self, film: bytes, *, indication: str = "", model: str = "", visitor: str = ""
+    ) -> Iterator[Reply]:
+        yield from self._answer(Task.FINDINGS, self._study(film, indication=indication), "", model, visitor)
 
-    def ask(self, film: bytes, question: str, *, indication: str = "", model: str = "") -> Iterator[Reply]:
+    def ask(
+        self, film: bytes, question: str, *, indication: str = "", model: str = "", visitor: str = ""
+    ) -> Iterator[Reply]:
         study = self._study(film, indication=indication)
-        yield from self._answer(Task.QUESTION, study, clean(question, MAX_PROMPT), model)
+        yield from self._answer(Task.QUESTION, study, clean(question, MAX_PROMPT), model, visitor)
 
-    def classify_view(self, film: bytes, *, model: str = "") -> Iterator[Reply]:
-        yield from self._answer(Task.VIEW, self._study(film), "", model)
+    def classify_view(self, film: bytes, *, model: str = "", visitor: str = "") -> Iterator[Reply]:
+        yield from self._answer(Task.VIEW, self._study(film), "", model, visitor)
 
-    def locate(self, film: bytes, phrase: str, *, model: str = "") -> Iterator[Reply]:
-        yield from self._answer(Task.GROUNDING, self._study(film), clean(phrase, MAX_PROMPT), model)
+    def locate(self, film: bytes, phrase: str, *, model: str = "", visitor: str = "") -> Iterator[Reply]:
+        yield from self._answer(Task.GROUNDING, self._study(film), clean(phrase, MAX_PROMPT), model, visitor)
 
-    def compare_prior(self, film: bytes, prior: bytes, finding: str, *, model: str = "") -> Iterator[Reply]:
+    def compare_prior(
+        self, film: bytes, prior: bytes, finding: str, *, model: str = "", visitor: str = ""
+    ) -> Iterator[Reply]:
         study = self._study(film, prior=prior)
-        yield from self._answer(Task.PROGRESSION, study, clean(finding, MAX_PROMPT), model)
+        yield from self._answer(Task.PROGRESSION, study, clean(finding, MAX_PROMPT), model, visitor)
 
     def health(self) -> HealthReport:
         """How the engine is and what is on the menu; names nobody and no study."""
@@ -165,7 +174,11 @@ class Programs:
         study = Study((self._assistant.read(film, key),)).with_indication(indication[:MAX_INDICATION])
         return study.with_prior(Study((self._assistant.read(prior, key),))) if prior else study
 
-    def _answer(self, task: Task, study: Study, text: str, model: str) -> Iterator[Reply]:
+    def _answer(self, task: Task, study: Study, text: str, model: str, visitor: str) -> Iterator[Reply]:
+        with self._switchboard.running(visitor, beside=True) as flag:
+            yield from self._reply(task, study, text, model, flag)
+
+    def _reply(self, task: Task, study: Study, text: str, model: str, flag: CancelFlag) -> Iterator[Reply]:
         chosen = model or None
         asked = self._assistant.in_words(task, text, chosen)
         speaker = self._assistant.get_checkpoint(model or self._assistant.checkpoint)
@@ -175,6 +188,7 @@ class Programs:
             task,
             SamplingParams(max_new_tokens=speaker.max_new_tokens),
             checkpoint=chosen,
+            is_cancelled=flag.is_set,
         )
         reply = Reply(task=task.value, film_sha256=study.radiographs[0].digest)
         with closing(events):  # type: ignore[type-var]  # a generator: whoever hangs up ends the answer

@@ -37,9 +37,9 @@ class ReadingRoom:
 
     def __init__(self, assistant: Assistant, examples: Sequence[Example] = ()) -> None:
         self._assistant = assistant
-        self._switchboard = Switchboard()
+        self.switchboard = self._switchboard = Switchboard()
         self._chat = Chat(assistant, self._switchboard)
-        self._fetches = Switchboard()
+        self.fetches = self._fetches = Switchboard()
         self._fetcher = Fetcher(assistant, self._fetches)
         self._study = StudyPanel(assistant, examples)
         self._offers = [

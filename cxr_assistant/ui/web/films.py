@@ -1,18 +1,12 @@
-"""The web around Gradio: where films are fetched from, and where uploads lie for the moment they exist.
+"""Films for the viewer: read out of their owner's own session when they are asked for.
 
-Knows HTTP and how Gradio keeps a visitor's state; knows nothing of models. A film is read out of its owner's
-own session when it is asked for: it is never written to disk and no shared table of films exists.
+A film is never written to disk, and no shared table of films exists. Who may ask at all is the guard's
+business (guard.py); the token in the address is a second lock.
 """
 
 from __future__ import annotations
 
-import atexit
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,7 +16,7 @@ from cxr_assistant.study import Radiograph
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.viewer.film import pack_pixels, thumbnail
 
-__all__ = ["FindSession", "PictureOf", "example_routes", "film_routes", "film_url", "make_upload_dir"]
+__all__ = ["FindSession", "PictureOf", "example_routes", "film_routes", "film_url"]
 
 FindSession = Callable[[str], Session | None]
 PictureOf = Callable[[Radiograph, str], bytes | None]
@@ -75,19 +69,6 @@ def example_routes(picture_of: Callable[[int], bytes | None]) -> list[Route]:
         )
 
     return [Route("/example/{number:int}", example, methods=["GET"])]
-
-
-@cache
-def make_upload_dir() -> Path:
-    """A private directory for uploads, removed when the process ends; Gradio is told to use it.
-
-    One for the process: Gradio compares an upload with the newest setting, and a second app would otherwise
-    make it refuse the files of the first.
-    """
-    directory = Path(tempfile.mkdtemp(prefix="cxr-uploads-"))
-    os.environ["GRADIO_TEMP_DIR"] = str(directory)
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return directory
 
 
 def _owned(find_session: FindSession, path: dict[str, str]) -> Radiograph | None:
