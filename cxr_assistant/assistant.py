@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cxr_assistant.bounds import in_plain_words, within
 from cxr_assistant.checkpoints.spec import Checkpoint, list_checkpoints
 from cxr_assistant.conversation import Conversation
 from cxr_assistant.errors import (
@@ -43,7 +44,7 @@ from cxr_assistant.generation import (
 )
 from cxr_assistant.harmless import harmless
 from cxr_assistant.parts import parts_of, stream_parts
-from cxr_assistant.settings import PRECISIONS, Settings, read_settings
+from cxr_assistant.settings import PRECISIONS, Limits, Settings, read_settings
 from cxr_assistant.store import Store, WeightStore
 from cxr_assistant.study import Radiograph, Study, ViewPosition
 from cxr_assistant.tasks import Task
@@ -79,7 +80,12 @@ class Assistant:
         self._menu = tuple(list_checkpoints() if menu is None else menu)
         self._store = WeightStore() if store is None else store
         self._public_films: frozenset[str] = frozenset()
+        self._limits: Limits | None = None
         self.checkpoint = self.get_checkpoint(checkpoint).name
+
+    def bound(self, limits: Limits) -> None:
+        """From now on refuse what is too long, and write no more than allowed: for those who serve others."""
+        self._limits = limits
 
     def respond(
         self,
@@ -107,6 +113,9 @@ class Assistant:
         Raises: MissingRadiograph, UnsupportedTask, UnknownCheckpoint at once; ForeignImage and what the
         worker raises while the events are read.
         """
+        if self._limits is not None:
+            params = within(self._limits, conversation, params)
+        conversation = in_plain_words(conversation)
         chosen, notices = self._choose(task, checkpoint)
 
         def answer_with(speaker: Checkpoint, notices: tuple[Notice, ...]) -> Iterator[GenerationEvent]:

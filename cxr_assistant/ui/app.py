@@ -34,6 +34,8 @@ _QUICK: dict[str, Any] = {**_PRIVATE, "concurrency_limit": None}
 
 def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Blocks:
     """The whole page around one assistant; nothing is loaded and nothing is fetched to build it."""
+    if settings:
+        assistant.bound(settings.limits)
     room = ReadingRoom(assistant, read_examples())
     make_upload_dir()
     with gr.Blocks(
