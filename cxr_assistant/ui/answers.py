@@ -54,9 +54,12 @@ def comparison_entry(comparison: Comparison, menu: Menu, *, is_last: bool) -> st
     shows_truth = truth and not comparison.is_open and not comparison.is_veiled
     acts = "" if comparison.is_open else _acts("", is_last=is_last)
     label = f"{_label(comparison.task)}, {'two models unnamed' if comparison.is_blind else 'two models'}"
+    given, asked = (
+        ("", _ballot(comparison)) if comparison.verdict is None else (_verdict(comparison, menu), "")
+    )
     return (
         f"{_question(comparison, label, can_edit=True)}"
-        f'<div class="answer"><div class="pair">{sides}</div>{_verdict(comparison, menu)}'
+        f'<div class="answer">{given}<div class="pair">{sides}</div>{asked}'
         f"{_truth_card(truth) if truth and shows_truth else ''}{acts}</div>"
     )
 
@@ -261,14 +264,21 @@ def _acts(copy: str, *, is_last: bool) -> str:
 
 
 def _verdict(comparison: Comparison, menu: Menu) -> str:
-    """The vote of a blind comparison, and after it what was voted for."""
+    """What was voted for, and a way to go on with it."""
+    winner, verdict = comparison.winner, comparison.verdict
+    if winner is None or winner.checkpoint not in menu:
+        said, choice = _UNDECIDED.get(verdict, "") if verdict else "", ""
+    else:
+        title, name = menu[winner.checkpoint].title, escape(winner.checkpoint)
+        said = f"You preferred {title}."
+        choice = f'<button type="button" data-model="{name}">Go on with {escape(title)}</button>'
+    return f'<div class="verdict is-given"><p tabindex="-1">{escape(said)}</p>{choice}</div>'
+
+
+def _ballot(comparison: Comparison) -> str:
+    """The vote of a blind comparison, once there is something to vote on."""
     if not comparison.is_blind or comparison.is_open:
         return ""
-    if comparison.verdict:
-        winner = comparison.winner
-        name = menu[winner.checkpoint].title if winner and winner.checkpoint in menu else ""
-        said = f"You preferred {name}." if name else _UNDECIDED[comparison.verdict]
-        return f'<p class="verdict" tabindex="-1">{escape(said)}</p>'
     options = list(Verdict) if comparison.can_be_judged else [Verdict.NONE]
     buttons = "".join(
         f'<button type="button" data-verdict="{verdict.value}">{escape(verdict.label)}</button>'

@@ -16,7 +16,7 @@ from cxr_assistant.errors import GenerationError, PromptTooLong, UnsupportedTask
 from cxr_assistant.tasks import Task
 from cxr_assistant.ui.decoding import Decoding
 from cxr_assistant.ui.exchange import Comparison, Exchange
-from cxr_assistant.ui.guided import plan_report
+from cxr_assistant.ui.guided import plan_report, words_of
 from cxr_assistant.ui.session import Session
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ class Asking:
             raise UnsupportedTask(
                 f"{chosen.title} was not trained to write a report.", hint="Choose another model."
             )
-        prompt = "\n".join(step.prompt for step in steps if step.prompt)
-        return session.ask(Task.REPORT, prompt, session.decoding.params(chosen), steps=steps)
+        return session.ask(Task.REPORT, words_of(steps), session.decoding.params(chosen), steps=steps)
 
     def _compare(
         self, session: Session, task: Task, prompt: str, names: tuple[str, str], *, is_blind: bool

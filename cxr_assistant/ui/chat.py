@@ -184,8 +184,7 @@ def _told(before: Conversation, exchange: Exchange, step: Step) -> Conversation:
     """What the model is told for one step: the conversation, the steps before it, and its own words."""
     for question, answer in exchange.turns:
         before = before.ask(question).answer(answer, exchange.checkpoint)
-    described = (s.text.strip() for s in exchange.steps if s.task is not Task.VIEW and s.text)
-    return before.ask(step.prompt.replace(FINDINGS_SLOT, " ".join(described)))
+    return before.ask(step.prompt.replace(FINDINGS_SLOT, exchange.described))
 
 
 def _heard_in_step(session: Session, event: GenerationEvent, *, is_last: bool) -> Session:

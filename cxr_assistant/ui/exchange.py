@@ -38,6 +38,9 @@ __all__ = [
 ]
 
 
+_DESCRIBING = frozenset({Task.FINDINGS, Task.SECTIONS, Task.REPORT})
+
+
 class Phase(StrEnum):
     """How far one answer has come."""
 
@@ -150,6 +153,13 @@ class Exchange:
         if not self.steps:
             return ((self.prompt, self.text),)
         return tuple((step.prompt, step.text) for step in self.steps if step.prompt and step.text)
+
+    @property
+    def described(self) -> str:
+        """What the answer describes of the film, in the model's own words; of a question, nothing."""
+        if self.steps:
+            return " ".join(s.text.strip() for s in self.steps if s.task in _DESCRIBING and s.text)
+        return self.text if self.task in _DESCRIBING else ""
 
     @property
     def current_step(self) -> Step | None:

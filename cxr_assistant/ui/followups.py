@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_SUGGESTIONS", "Sign", "Suggestion", "mentioned", "suggest"]
 
 MAX_SUGGESTIONS = 4
+_SHOW = "Show the "
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,19 @@ def suggest(
     """Up to MAX_SUGGESTIONS questions after an answer `text`; none that stands in `asked` already."""
     offers: dict[str, Suggestion] = {}
     for offer in _offers(checkpoint, study, text):
-        if offer.prompt not in asked:
+        if not _was_asked(offer, asked):
             offers.setdefault(offer.prompt, offer)
     return tuple(offers.values())[:MAX_SUGGESTIONS]
+
+
+def _was_asked(offer: Suggestion, asked: frozenset[str]) -> bool:
+    """Whether it was asked already; "left pleural effusion" was looked for when its words are in a question
+    of the same form."""
+    if offer.prompt in asked or offer.task is not Task.GROUNDING:
+        return offer.prompt in asked
+    noun = offer.title.removeprefix(_SHOW)
+    form = offer.prompt.split(noun)[0]
+    return any(prompt.startswith(form) and noun in prompt.lower() for prompt in asked)
 
 
 def _offers(checkpoint: Checkpoint, study: Study, text: str) -> Iterator[Suggestion]:
@@ -108,7 +119,7 @@ def _on(sign: Sign, clause: str, checkpoint: Checkpoint, study: Study) -> Iterat
     grounding = checkpoint.tasks.get(Task.GROUNDING)
     if grounding is not None:
         prompt = grounding.prompt.replace("{text}", sign.noun)
-        yield Suggestion(Task.GROUNDING, f"Show the {sign.noun}", prompt)
+        yield Suggestion(Task.GROUNDING, _SHOW + sign.noun, prompt)
     progression = checkpoint.tasks.get(Task.PROGRESSION)
     if progression is not None and progression.needs_text and study.prior is not None:
         prompt = progression.prompt.replace("{text}", sign.noun)

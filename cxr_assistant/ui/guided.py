@@ -6,6 +6,7 @@ remarks are told apart from a model's words: they stand in `Step.remarks`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from cxr_assistant.ui.exchange import Step
 if TYPE_CHECKING:
     from cxr_assistant.checkpoints.spec import Checkpoint
 
-__all__ = ["FINDINGS_SLOT", "film_remarks", "list_steps", "plan_report"]
+__all__ = ["FINDINGS_SLOT", "film_remarks", "list_steps", "plan_report", "words_of"]
 
 FINDINGS_SLOT = "{findings}"
 """Stands in a prompt where the words of the earlier steps go."""
@@ -50,6 +51,12 @@ def plan_report(checkpoint: Checkpoint, study: Study, shown: str = "") -> tuple[
     in_front = next((film for film in study.radiographs if film.digest == shown), None)
     remarks = film_remarks(in_front or study.frontal or study.radiographs[0], checkpoint)
     return (replace(steps[0], remarks=remarks), *steps[1:])
+
+
+def words_of(steps: Sequence[Step]) -> str:
+    """The exact words of every step that asks something, a line each."""
+    words = (step.prompt.replace(FINDINGS_SLOT, "(the findings above)") for step in steps if step.prompt)
+    return "\n".join(words)
 
 
 def film_remarks(film: Radiograph, checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from cxr_assistant.ui.answers import Menu, comparison_entry, exchange_entry, pro
 from cxr_assistant.ui.decoding import LIMITS, longest_answer
 from cxr_assistant.ui.exchange import Comparison, Exchange, Item
 from cxr_assistant.ui.followups import Suggestion, suggest
-from cxr_assistant.ui.guided import list_steps
+from cxr_assistant.ui.guided import list_steps, words_of
 from cxr_assistant.ui.session import Session
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _in_steps(checkpoint: Checkpoint) -> list[dict[str, Any]]:
             "task": "steps",
             "title": "Report in steps",
             "prompt": ", ".join(step.title for step in steps),
-            "detail": "\n".join(step.prompt for step in steps if step.prompt),
+            "detail": words_of(steps),
             "hint": "",
             "needs_text": False,
             "choices": [],
@@ -123,11 +123,11 @@ def _in_steps(checkpoint: Checkpoint) -> list[dict[str, Any]]:
 
 
 def _filled(task: Task, wording: TaskWording, session: Session) -> str:
-    """The words of a task that need nothing more from the person: an impression concludes the last
-    answer, and a report section by section asks for every part."""
+    """The words of a task that need nothing more from the person: an impression concludes the findings
+    that were described last, and a report section by section asks for every part."""
     if task is Task.SECTIONS and wording.needs_text and wording.choices:
         return wording.prompt.replace("{text}", EVERY_PART)
-    findings = next((e.text for e in reversed(session.exchanges) if e.counts), "")
+    findings = next((e.described for e in reversed(session.exchanges) if e.counts and e.described), "")
     if task is not Task.IMPRESSION or not wording.needs_text or not findings:
         return ""
     return wording.prompt.replace("{text}", findings)[:MAX_FILLED]

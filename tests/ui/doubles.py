@@ -283,7 +283,12 @@ EMBEDDED = Checkpoint(
     tasks={
         Task.FINDINGS: TaskWording(prompt="Describe the findings of this chest radiograph."),
         Task.VIEW: TaskWording(prompt="What is the view of this radiograph?"),
-        Task.QUESTION: TaskWording(prompt="{text}", hint="Ask about this film", needs_text=True),
+        Task.QUESTION: TaskWording(
+            prompt="{text}",
+            hint="Ask about this film",
+            needs_text=True,
+            follow_ups={"presence": ("Is there {a_noun}?",), "any": ("Are there any support devices?",)},
+        ),
     },
     image=_spec(224),
     multi_turn=True,

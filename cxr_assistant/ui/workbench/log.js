@@ -3,9 +3,12 @@
 const find = (selector) => element.querySelector(selector);
 const log = find(".log");
 const isTouch = matchMedia("(hover: none)").matches;
+let isAtEnd = true;
+log.addEventListener("scroll", () => { isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 120; }, { passive: true });
+new ResizeObserver(() => { if (isAtEnd) log.scrollTop = log.scrollHeight; }).observe(log);
 
 function patchLog(items, welcome) {
-  const nearEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 120;
+  const nearEnd = isAtEnd;
   const known = new Map([...log.querySelectorAll("article[data-key]")].map((article) => [article.dataset.key, article]));
   for (const [key, article] of known) if (!items.some((item) => item.key === key)) article.remove();
   let grew = false;
@@ -45,7 +48,7 @@ function patchArticle(article, html) {
   const [had, opened] = [article.contains(document.activeElement), article.querySelector("details[open]")];
   article.replaceChildren(next.content);
   if (opened) article.querySelector("details")?.setAttribute("open", "");
-  if (had) (article.querySelector("p.verdict") ?? find(".send")).focus({ preventScroll: true });
+  if (had) (article.querySelector(".is-given p") ?? find(".send")).focus();
 }
 // A question stands in the log as soon as it is sent; the server's own entry takes its place.
 function sketch(prompt) {
