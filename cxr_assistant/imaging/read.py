@@ -34,6 +34,17 @@ def read_radiograph(data: bytes, *, session_key: bytes | None = None) -> Radiogr
     return default_sandbox().decode(data, session_key)
 
 
+_ARCHIVES = (
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"\x1f\x8b",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!\x1a\x07",
+    b"BZh",
+    b"\xfd7zXZ",
+)
+
+
 def decode_radiograph(data: bytes | memoryview, session_key: bytes | None) -> Radiograph:
     """The same in this process: for the child, and for bytes that the project made itself."""
     match recognise(data):
@@ -64,8 +75,8 @@ def recognise(data: bytes | memoryview) -> FileFormat:
         return FileFormat.PNG
     if data[:3] == b"\xff\xd8\xff":
         return FileFormat.JPEG
-    if data[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        raise refusal("bad_type", "ZIP archives are not supported; upload a single image.")
+    if data.startswith(_ARCHIVES) or data[257:262] == b"ustar":
+        raise refusal("bad_type", "Archives are not opened.", hint="Unpack it, then add the films.")
     if _is_headerless_dicom(data):
         # Without the file header the encoding would have to be guessed, and a wrong guess shows a picture.
         raise refusal(

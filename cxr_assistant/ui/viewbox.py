@@ -148,8 +148,8 @@ def _facts(session: Session, film: Radiograph) -> list[str]:
     remarks = list(film.notices)
     if film.orientation is None:
         remarks.append("Patient side not stated in the file: rely on the marker on the film.")
-    if session.study.prior_is_of_another_patient:
-        remarks.append("The prior carries another patient identifier than the current study.")
+    if _is_strangers(session.study, film):
+        remarks.append("This film carries another patient identifier than the first one.")
     return [lead, *remarks]
 
 
@@ -167,11 +167,18 @@ def _actions(session: Session, shown: Radiograph) -> list[dict[str, str]]:
 
 def film_title(study: Study, film: Radiograph) -> str:
     """Which film of the study this is: "Current", "Prior, 412 days earlier"; no date is ever told."""
-    apart = days_apart(study.days_since(film))
+    # Between two patients no time passes: their dates say nothing about each other.
+    apart = "another patient identifier" if _is_strangers(study, film) else days_apart(study.days_since(film))
     if study.prior and film in study.prior.radiographs:
         return f"Prior, {apart}" if apart else "Prior, date unknown"
     is_first = bool(study.radiographs) and film == study.radiographs[0]
     return f"Current, {apart}" if apart and not is_first and apart != "the same day" else "Current"
+
+
+def _is_strangers(study: Study, film: Radiograph) -> bool:
+    """Whether the film and the first current film both name a patient, and not the same one."""
+    known = [r.patient_hash for r in study.radiographs if r.patient_hash is not None]
+    return bool(known) and film.patient_hash is not None and film.patient_hash != known[0]
 
 
 def days_apart(days: int | None) -> str:

@@ -77,6 +77,22 @@ def test_a_voi_table_is_sent_as_the_greys_that_people_see() -> None:
     assert np.abs(seen / 255 - render_for_people(film)).max() <= 0.5 / 255 + 1e-6
 
 
+def test_every_voi_table_of_a_file_is_a_preset() -> None:
+    soft, hard = (LookupTable(0, np.linspace(0, top, 4096).astype(np.uint16), bits=10) for top in (900, 1023))
+    film = replace(make_radiograph(), windows=(), voi_luts=(soft, hard))
+    names = [preset.name for preset in presets(film)]
+    assert names[:2] == ["File table 1", "File table 2"]
+    assert presets(film)[0].table != presets(film)[1].table
+
+
+def test_a_drag_goes_on_from_where_a_voi_table_leaves_off() -> None:
+    values = np.clip(np.arange(4096) - 1000, 0, 1023).astype(np.uint16)  # a ramp from 1000 to 2023
+    table = LookupTable(0, values, bits=10)
+    film = replace(make_radiograph(), windows=(), voi_luts=(table,), modality=LinearRescale(1.0, 0.0))
+    first = presets(film)[0]
+    assert first.center == pytest.approx(1512, abs=4) and first.width == pytest.approx(1003, abs=12)
+
+
 def test_the_function_of_a_window_is_kept() -> None:
     film = replace(make_radiograph(), windows=(Window(1, 2, VoiFunction.SIGMOID),))
     assert presets(film)[0].function == "SIGMOID"

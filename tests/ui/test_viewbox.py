@@ -99,10 +99,13 @@ def test_an_unknown_side_is_said() -> None:
     assert "does not state" in film_description(film, None)
 
 
-def test_a_strangers_prior_is_said() -> None:
-    ours, theirs = (replace(make_radiograph(n), patient_hash=str(n)) for n in (1, 2))
+def test_a_strangers_film_is_said_and_no_days_are_counted_to_it() -> None:
+    ours, theirs = (replace(dated(n, 100 * n), patient_hash=str(n)) for n in (1, 2))
     session = Session("embedded").with_film(ours).with_film(theirs)
-    assert "another patient" in " ".join(strip(session.with_prior(theirs.digest))["facts"])
+    marked = session.with_prior(theirs.digest)
+    assert film_title(session.study, theirs) == "Current, another patient identifier"
+    assert film_title(marked.study, theirs) == "Prior, another patient identifier"
+    assert "another patient" in " ".join(strip(marked, Hanging().follow(marked).pick(theirs.digest))["facts"])
 
 
 def test_the_shown_film_can_become_the_prior_and_current_again() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -133,16 +133,27 @@ def _own_windows(radiograph: Radiograph) -> list[Preset]:
 
 
 def _own_tables(radiograph: Radiograph) -> list[Preset]:
-    """The file's VOI LUT as the display bytes that it gives to each stored value that can occur."""
-    if not radiograph.voi_luts:
-        return []
+    """The file's VOI LUTs as the display bytes that each gives to every stored value that can occur."""
     low, high = int(radiograph.stored.min()), int(radiograph.stored.max())
     ramp = np.arange(low, high + 1, dtype=np.int32).reshape(1, -1)
-    shown = render_for_people(_with_pixels(radiograph, ramp))
+    return [
+        _own_table(table, radiograph, ramp, "" if len(radiograph.voi_luts) == 1 else f" {n}")
+        for n, table in enumerate(radiograph.voi_luts, start=1)
+    ]
+
+
+def _own_table(table: LookupTable, radiograph: Radiograph, ramp: NDArray[np.int32], number: str) -> Preset:
+    all_values = _with_pixels(replace(radiograph, voi_luts=(table,)), ramp)
+    shown = render_for_people(all_values)[0]
     shown = 1.0 - shown if radiograph.is_inverted else shown  # the browser inverts, once and last
-    table = base64.b64encode(np.rint(shown * 255).astype(np.uint8).tobytes()).decode("ascii")
-    name = radiograph.voi_luts[0].explanation or "File table"
-    return [Preset(name, (low + high) / 2, max(1.0, float(high - low)), table=table)]
+    greys = base64.b64encode(np.rint(shown * 255).astype(np.uint8).tobytes()).decode("ascii")
+    # Where a drag goes on from: the window over the values between nearly black and nearly white.
+    values = modality_values(all_values)[0][(shown > 0.01) & (shown < 0.99)]
+    ends = (
+        (float(values.min()), float(values.max())) if values.size else (float(ramp[0, 0]), float(ramp[0, -1]))
+    )
+    window = _between("", *ends)
+    return Preset(table.explanation or f"File table{number}", window.center, window.width, table=greys)
 
 
 def _modality_table(table: LookupTable, low: int, high: int) -> list[int]:
@@ -151,14 +162,7 @@ def _modality_table(table: LookupTable, low: int, high: int) -> list[int]:
 
 
 def _with_pixels(radiograph: Radiograph, stored: NDArray[np.int32]) -> Radiograph:
-    return Radiograph(
-        stored=stored,
-        bits_stored=radiograph.bits_stored,
-        modality=radiograph.modality,
-        voi_luts=radiograph.voi_luts,
-        is_inverted=radiograph.is_inverted,
-        source=radiograph.source,
-    )
+    return replace(radiograph, stored=stored)
 
 
 def _sample(values: NDArray[np.float32]) -> NDArray[np.float32]:
