@@ -417,9 +417,22 @@ def _make_worker(worker: Worker | str, settings: Settings) -> Worker:
         "inline": InlineWorker,
         "process": ProcessWorker,
     }
+    if worker == "zerogpu":
+        return _make_zerogpu_worker(settings)
     if worker not in kinds:
-        raise SettingsError(f"worker is {worker!r}; allowed: inline, process.")
+        raise SettingsError(f"worker is {worker!r}; allowed: inline, process, zerogpu.")
     return kinds[worker](partial(_make_service, settings))
+
+
+def _make_zerogpu_worker(settings: Settings) -> Worker:
+    from cxr_assistant.checkpoints.spec import get_checkpoint
+    from cxr_assistant.engine.zerogpu import ZeroGpuWorker
+
+    return ZeroGpuWorker(
+        partial(_make_service, replace(settings, device="cpu")),
+        partial(_make_service, settings),
+        needs_gpu=lambda name: not get_checkpoint(name).is_embedded,
+    )
 
 
 def _make_service(settings: Settings) -> Any:

@@ -90,7 +90,7 @@ class Settings:
 
     weights_dir: Path  # CXR_WEIGHTS_DIR: converted checkpoints and the embedded model
     checkpoint: str  # CXR_CHECKPOINT: the model that is chosen when the app opens
-    worker: str  # CXR_WORKER: "process" (own process for torch) or "inline"
+    worker: str  # CXR_WORKER: "process" (own process for torch), "inline" or "zerogpu"
     device: str  # CXR_DEVICE: "auto", "cpu" or "cuda"
     host: str  # CXR_HOST
     port: int  # CXR_PORT; a Space sets GRADIO_SERVER_PORT
@@ -114,11 +114,12 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     host = env.get("CXR_HOST") or env.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     # Strangers must neither fill the disk nor accept terms in the owner's name.
     default_fetch = "yes" if host in LOOPBACK and not env.get("SPACE_ID") else "no"
+    default_worker = "zerogpu" if env.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true") else "process"
     return Settings(
         weights_dir=weights_dir,
         checkpoint_dir=Path(checkpoint_dir).expanduser() if checkpoint_dir else None,
         checkpoint=env.get("CXR_CHECKPOINT") or "embedded",
-        worker=_choice(env, "CXR_WORKER", "process", ("process", "inline")),
+        worker=_choice(env, "CXR_WORKER", default_worker, ("process", "inline", "zerogpu")),
         device=_choice(env, "CXR_DEVICE", "auto", ("auto", "cpu", "cuda")),
         host=host,
         port=_integer(env, "CXR_PORT", _integer(env, "GRADIO_SERVER_PORT", 7860, 0, 65535), 0, 65535),

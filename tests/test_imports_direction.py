@@ -45,6 +45,7 @@ DOORS = {
     "fastapi": {"ui"},
     "starlette": {"ui"},
     "mcp": {"ui"},
+    "spaces": {"engine"},
     "torch": {"models", "checkpoints", "engine", "evidence", "training", "serving"},
     "transformers": {"models", "checkpoints", "engine", "evidence", "training"},
     "bitsandbytes": {"models"},

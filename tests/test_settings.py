@@ -65,6 +65,11 @@ def test_the_precisions_are_those_of_the_models() -> None:
     assert PRECISIONS == ("auto", *Precision)
 
 
+def test_a_zerogpu_space_is_known_by_its_variable() -> None:
+    assert read_settings({"SPACES_ZERO_GPU": "true"}).worker == "zerogpu"
+    assert read_settings({"SPACES_ZERO_GPU": "true", "CXR_WORKER": "inline"}).worker == "inline"
+
+
 @pytest.mark.parametrize(
     ("environment", "may_fetch"),
     [
