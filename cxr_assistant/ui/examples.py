@@ -11,16 +11,18 @@ from pathlib import Path
 
 from cxr_assistant.errors import SettingsError
 from cxr_assistant.settings import PROJECT_ROOT
+from cxr_assistant.ui.precomputed import Precomputed, read_answers
 
 __all__ = ["Example", "read_examples"]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One study of the list, by the title under which it is offered."""
+    """One study of the list, by the title under which it is offered, and what was asked about it before."""
 
     title: str
     films: tuple[Path, ...]
+    answers: tuple[Precomputed, ...] = ()
 
 
 def read_examples(folder: Path = PROJECT_ROOT / "examples") -> tuple[Example, ...]:
@@ -33,7 +35,11 @@ def read_examples(folder: Path = PROJECT_ROOT / "examples") -> tuple[Example, ..
         return ()
     try:
         entries = json.loads(listing.read_text(encoding="utf-8")).items()
-        return tuple(Example(str(title), tuple(folder / name for name in names)) for title, names in entries)
+        answers = read_answers(folder)
+        return tuple(
+            Example(str(title), tuple(folder / name for name in names), answers.get(str(title), ()))
+            for title, names in entries
+        )
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise SettingsError(
             "The list of examples cannot be read: it gives the file names of each title.",

@@ -18,6 +18,7 @@ from cxr_assistant.errors import CxrAssistantError, PhantomError, UnknownCheckpo
 from cxr_assistant.tasks import Task
 from cxr_assistant.ui.examples import Example
 from cxr_assistant.ui.exchange import KnownFinding, Problem, Truth
+from cxr_assistant.ui.precomputed import recall
 from cxr_assistant.ui.session import MAX_FILMS, Session
 from cxr_assistant.ui.viewbox import Fate, film_facts
 from cxr_assistant.ui.viewer.film import thumbnail
@@ -67,14 +68,21 @@ class StudyPanel:
         return opened, tuple(fates)
 
     def add_example(self, session: Session, number: str) -> Session:
-        """A new study with the films of one of the bundled examples; an unknown one changes nothing."""
+        """A new study with the films of one of the bundled examples, and the answers that it brings along; an
+        unknown one changes nothing."""
         if number not in map(str, range(len(self._examples))):
             return session
         session = session.new_study()
         for path in self._examples[int(number)].films:
             session, problem = self._add(session, path.read_bytes())
             session = session.remark(problem) if problem else session
-        return session.showing(session.study.radiographs[0].digest) if session.study.radiographs else session
+        if not session.study.radiographs:
+            return session
+        shown = session.showing(session.study.radiographs[0].digest)
+        return recall(shown, self._examples[int(number)].answers, self._revision_of)
+
+    def _revision_of(self, name: str) -> str | None:
+        return next((c.revision for c in self._assistant.list_checkpoints() if c.name == name), None)
 
     def _example_picture(self, number: int) -> bytes | None:
         """A small PNG of an example's first film; None when there is no such example."""
