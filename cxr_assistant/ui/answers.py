@@ -88,7 +88,7 @@ def _draft(exchange: Exchange, title: str, *, is_veiled: bool = False, copy: str
     foot = "" if is_veiled else _colophon(exchange)
     return (
         f'<div class="draft"><p class="who">{escape(title)} <span>draft</span></p>{what}'
-        f'<div class="words" data-testid="bot">{words}</div>'
+        f'<div class="words" data-testid="bot" lang="en">{words}</div>'
         f"{_boxes(exchange)}{_ending(exchange)}{foot}{copy}</div>"
     )
 

@@ -46,7 +46,11 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
         empty = Session(assistant.checkpoint)
         with gr.Column(elem_id="room"):
             panel = partial(gr.HTML, apply_default_css=False)
-            panel(masthead(), elem_id="masthead", js_on_load=masthead_script())
+            panel(
+                masthead(),
+                elem_id="masthead",
+                js_on_load=masthead_script(settings.language if settings else ""),
+            )
             menu = panel(
                 room.menu_view(empty),
                 html_template=read_asset("menu.html"),
@@ -92,6 +96,15 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
             synthetic=synthetic,
             upload=upload,
         )
+        if settings and settings.idle_reset_s:
+            idle = panel(
+                {"seconds": settings.idle_reset_s},
+                html_template=read_asset("theme/idle.html"),
+                js_on_load=read_asset("theme/idle.js"),
+                elem_id="idle",
+            )
+            taken_down = [session, hanging, viewer, strip, chat]
+            idle.reset(room.clear, [session, hanging], taken_down, **_QUICK)
         blocks.unload(room.leave)
         programs = Programs(assistant, room.switchboard)
         open_api(programs, blocks)

@@ -1,13 +1,15 @@
-"""The page's head and masthead: the colours, the wordmark, the ribbon that never goes away, the theme.
+"""The page's head and masthead: the colours, the wordmark, the ribbon that never goes away, theme, language.
 
-Knows the style sheets and two small scripts; knows nothing of a study, a model or Gradio.
+Knows the style sheets, the catalogue and a few small scripts; knows nothing of a study, a model or Gradio.
 """
 
 from __future__ import annotations
 
+import json
 from html import escape
 
 from cxr_assistant.ui.render import RIBBON
+from cxr_assistant.ui.strings import languages, translations
 from cxr_assistant.ui.viewer import read_asset
 
 __all__ = ["masthead", "masthead_script", "page_head"]
@@ -35,10 +37,22 @@ def masthead() -> str:
     return (
         '<header class="masthead"><h1>CXR Assistant</h1>'
         f'<p class="ribbon" role="note">{escape(RIBBON)}</p>'
-        '<div class="page-tools"><button type="button" data-do="theme" aria-label="Light or dark" '
-        'title="Light or dark"></button></div></header>'
+        '<div class="page-tools"><p class="language-note" hidden>The models write in English.</p>'
+        f'<select data-do="language" aria-label="Language">{_languages()}</select>'
+        '<button type="button" data-do="theme" aria-label="Light or dark" title="Light or dark"></button>'
+        "</div></header>"
     )
 
 
-def masthead_script() -> str:
-    return read_asset("theme/masthead.js")
+def masthead_script(language: str = "") -> str:
+    """The scripts of theme and language; `language` is the setting, empty where the browser decides."""
+    words = json.dumps(translations(), ensure_ascii=False)
+    given = f"const CATALOGUE = {words}, SETTING = {json.dumps(language)};"
+    return "\n".join((given, read_asset("theme/language.js"), read_asset("theme/masthead.js")))
+
+
+def _languages() -> str:
+    return "".join(
+        f'<option value="{escape(code)}" lang="{escape(code)}">{escape(name)}</option>'
+        for code, name in languages().items()
+    )

@@ -82,9 +82,9 @@ def opener(browser: Any, server: str) -> Iterator[OpenPage]:
     """Opens the app in a browser of its own each time it is called; no page may complain."""
     contexts, witness = [], Witness(server.rstrip("/"))
 
-    def opened(size: dict[str, int] = DESKTOP) -> Any:
+    def opened(size: dict[str, int] = DESKTOP, **options: Any) -> Any:
         is_phone = size["width"] < 600
-        context = browser.new_context(viewport=size, is_mobile=is_phone, has_touch=is_phone)
+        context = browser.new_context(viewport=size, is_mobile=is_phone, has_touch=is_phone, **options)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         contexts.append(context)
         page = context.new_page()

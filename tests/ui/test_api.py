@@ -92,10 +92,10 @@ def test_a_film_is_gone_from_the_disk_when_it_was_answered(client: Client, film:
     assert left == []
 
 
-def test_callers_at_the_same_time_get_answers_to_their_own_questions(address: str, tmp_path: Path) -> None:
+def test_callers_at_the_same_time_get_answers_to_their_own_questions(address: str, film: Path) -> None:
+    """With the very same film, too: nobody's upload is another's."""
+
     def ask(number: int) -> str:
-        film = tmp_path / f"{number}.png"
-        film.write_bytes(png_bytes(number))
         client = Client(address, verbose=False)
         try:
             reply = client.predict(
