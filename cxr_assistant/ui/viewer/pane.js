@@ -178,7 +178,7 @@ class Pane {
     context.lineWidth = 1.5; context.strokeStyle = context.fillStyle = color;
     context.beginPath(); context.moveTo(a.x, a.y); context.lineTo(b.x, b.y); context.stroke();
     for (const end of [a, b]) { context.beginPath(); context.arc(end.x, end.y, 3, 0, 7); context.fill(); }
-    this.drawLabel(this.lengthInWords(ruler), Math.max(a.x, b.x) + 8, b.y + 10, color);
+    this.drawLabel(this.lengthInWords(ruler), b.x + 6, Math.max(a.y, b.y) + 30, color);  // under the line, never on it
   }
   lengthInWords(ruler) {
     const dx = ruler.b.x - ruler.a.x, dy = ruler.b.y - ruler.a.y, { spacing } = this.film;
