@@ -169,6 +169,7 @@ class Chat:
             exchange.params,
             checkpoint=exchange.checkpoint,
             precision=(session.precision if is_chosen else "") or None,
+            session=session.name,
             shown=session.shown,
             is_cancelled=flag.is_set,
         )

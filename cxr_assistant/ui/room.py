@@ -103,12 +103,14 @@ class ReadingRoom:
         return session, self.chat_view(session)
 
     def add(self, session: Session, hanging: Hanging, paths: list[str] | None, request: gr.Request) -> Any:
-        session, fates = self._study.add_uploads(self._interrupted(session, request), paths or [])
-        return self._redrawn(session, hanging, request, fates)
+        opened, fates = self._study.add_uploads(self._interrupted(session, request), paths or [])
+        return self._redrawn(self._after(session, opened), hanging, request, fates)
 
     def example(self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request) -> Any:
         opened = self._study.add_example(self._interrupted(session, request), _text(event, "id"))
-        return self._redrawn(opened, hanging, request)
+        for film in opened.films:  # everybody may see these: what a tower makes of them is kept once for all
+            self._assistant.publish(film)
+        return self._redrawn(self._after(session, opened), hanging, request)
 
     def prior(self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request) -> Any:
         marked = self._interrupted(session, request).with_prior(_text(event, "digest"))
@@ -122,7 +124,8 @@ class ReadingRoom:
         return self._redrawn(left, hanging, request)
 
     def clear(self, session: Session, hanging: Hanging, request: gr.Request) -> Any:
-        return self._redrawn(self._interrupted(session, request).new_study(), hanging, request)
+        cleared = self._interrupted(session, request).new_study()
+        return self._redrawn(self._after(session, cleared), hanging, request)
 
     # Hanging: writes no session, so an answer goes on, and what was hung meanwhile stays hung.
 
@@ -152,11 +155,12 @@ class ReadingRoom:
     def make(self, session: Session, hanging: Hanging, event: gr.EventData, request: gr.Request) -> Any:
         wishes = {name: _text(event, name) for name in ("finding", "side", "severity", "view", "seed")}
         made = self._study.make(self._interrupted(session, request), wishes)
-        return self._redrawn(made, hanging, request)
+        return self._redrawn(self._after(session, made), hanging, request)
 
     def demonstrate(self, session: Session, hanging: Hanging, request: gr.Request) -> Any:
-        session = self._study.demonstrate(self._interrupted(session, request))
-        return (*self._redrawn(session, hanging, request), self.menu_view(session))
+        made = self._study.demonstrate(self._interrupted(session, request))
+        drawn = self._redrawn(self._after(session, made), hanging, request)
+        return (*drawn, self.menu_view(made))
 
     # Views.
 
@@ -230,6 +234,12 @@ class ReadingRoom:
     def _interrupted(self, session: Session, request: gr.Request) -> Session:
         self._switchboard.dismiss(_visitor(request))
         return session.stopped()
+
+    def _after(self, before: Session, session: Session) -> Session:
+        """`session`, after the engine was told to forget a study that it has replaced."""
+        if before.name != session.name:
+            self._assistant.forget(before.name)
+        return session
 
     def _stream(self, sessions: Iterator[Session]) -> Iterator[Any]:
         ready = self._ready()  # asks the disk: once for an answer, not at each of its words

@@ -113,6 +113,11 @@ class Session:
         return replace(self, checkpoint=checkpoint, precision=precision)
 
     @property
+    def name(self) -> str:
+        """Under which the engine keeps what it computed for this study; another study has another name."""
+        return hmac.new(self.key, b"engine", hashlib.sha256).hexdigest()
+
+    @property
     def films(self) -> tuple[Radiograph, ...]:
         """Every film of the visit, those of the prior last."""
         return _films(self.study)
@@ -184,13 +189,17 @@ class Session:
                 return self.with_last(comparison.after(side, event))
         return self
 
-    def failed(self, problem: Problem, side: int = 0) -> Session:
-        """The session after the open answer came to nothing; what was already written stays."""
+    def failed(self, problem: Problem, side: int | None = None) -> Session:
+        """The session after the open answer came to nothing; what was already written stays. Of a comparison
+        one side fails, or both when none is named."""
         match self.open_item:
             case Exchange() as exchange:
                 return self.with_last(_failed(exchange, problem))
             case Comparison() as comparison:
-                return self.with_last(comparison.with_side(side, _failed(comparison.sides[side], problem)))
+                for number in (0, 1) if side is None else (side,):
+                    failed = _failed(comparison.sides[number], problem)
+                    comparison = comparison.with_side(number, failed)
+                return self.with_last(comparison)
         return self.remark(problem)
 
     def stopped(self) -> Session:

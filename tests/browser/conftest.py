@@ -66,7 +66,8 @@ class Witness:
         page.on("request", self._request)
 
     def _console(self, message: Any) -> None:
-        if message.type == "error" and "film/" not in message.location.get("url", ""):
+        url = message.location.get("url", "")
+        if message.type == "error" and "film/" not in url and "app_id" not in url:
             self.complaints.append(f"console: {message.text}")
 
     def _request(self, request: Any) -> None:
@@ -88,6 +89,7 @@ def opener(browser: Any, server: str) -> Iterator[OpenPage]:
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         contexts.append(context)
         page = context.new_page()
+        page.set_default_timeout(60_000)  # a machine may be busy with other things
         witness.watch(page)
         page.goto(server)
         page.wait_for_selector(".empty-room h2")

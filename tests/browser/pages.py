@@ -51,3 +51,12 @@ def questions(page: Any) -> list[str]:
 def viewbox(page: Any, expression: str) -> Any:
     """A value of the viewer, such as `look()` or `place()`."""
     return page.evaluate(f"document.querySelector('#viewer [data-state]').viewbox.{expression}")
+
+
+def tab_to(page: Any, selector: str, *, back: bool = False, at_most: int = 80) -> None:
+    """Press Tab until what `selector` names has the focus, as a person without a mouse does."""
+    for _ in range(at_most):
+        if page.evaluate("selector => document.activeElement?.matches(selector) ?? false", selector):
+            return
+        page.keyboard.press("Shift+Tab" if back else "Tab")
+    raise AssertionError(f"{selector} cannot be reached with the keyboard")

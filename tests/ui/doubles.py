@@ -123,6 +123,7 @@ class ScriptedWorker:
         self.requests: list[GenerationRequest] = []
         self.stopped: list[str] = []
         self.running = 0
+        self.first_word_at = self.last_word_at = 0.0  # of the newest answer, on the clock that a browser has
         self.device: Device | None = Device("cuda", "a GPU", 22 * 1024**3, 24 * 1024**3, (8, 9))
 
     def submit(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
@@ -152,6 +153,8 @@ class ScriptedWorker:
                 self.stopped.append(question)
                 yield self._completed(FinishReason.CANCELLED, number - 1, started, first)
                 return
+            self.last_word_at = time.time()
+            self.first_word_at = self.last_word_at if number == 1 else self.first_word_at
             yield TextDelta(word if number == 1 else f" {word}", (-0.1,))
         if request.task is Task.GROUNDING:
             yield Grounding("left pleural effusion", EFFUSION_BOX, request.study.radiographs[0].digest)
@@ -165,6 +168,8 @@ class ScriptedWorker:
             return "<img src=x onerror=alert(1)> **bold** [link](http://example.org) $x$ SpO2 <90% & >5 cm"
         if "long" in question:
             return LONG
+        if "saga" in question:
+            return " ".join(LONG.split()[:160])
         if request.task in ANSWERS:
             return ANSWERS[request.task]
         return f"You asked: {question} (turn {len(request.conversation.turns)})"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from types import SimpleNamespace
 
 import pytest
 
+from cxr_assistant.errors import Busy
 from cxr_assistant.generation import FinishReason
 from cxr_assistant.ui.asking import Inquiry
 from cxr_assistant.ui.chat import Chat
 from cxr_assistant.ui.exchange import Comparison, Phase, Verdict
+from cxr_assistant.ui.hanging import Hanging
 from cxr_assistant.ui.room import ReadingRoom
 from cxr_assistant.ui.session import Session
 from cxr_assistant.ui.switchboard import Switchboard
@@ -191,3 +195,31 @@ class _FailingAtCardiac(ScriptedWorker):
         if "Cardiac" in question:
             raise RuntimeError("secret")
         return super()._text(request, question)  # type: ignore[arg-type]
+
+
+# --- what the engine keeps ----------------------------------------------------------------------------
+
+
+def test_the_engine_knows_a_study_by_one_name_and_is_told_to_forget_it(
+    chat: Chat, session: Session, worker: ScriptedWorker
+) -> None:
+    forgotten: list[str] = []
+    worker.forget = forgotten.append  # type: ignore[method-assign]
+    last(chat.send(session, "ann", Inquiry(prompt="Heart?")))
+    last(compare(chat, session, "Lungs?"))
+    assert {request.session for request in worker.requests} == {session.name}
+    room = ReadingRoom(ScriptedAssistant(worker, menu=BENCH))
+    cleared, *_ = room.clear(session, Hanging(), SimpleNamespace(session_hash="ann"))  # type: ignore[arg-type]
+    assert forgotten == [session.name] and cleared.name != session.name
+
+
+def test_a_server_that_is_full_fails_both_sides_of_a_comparison(
+    chat: Chat, session: Session, board: Switchboard
+) -> None:
+    def full(visitor: str, flag: object) -> AbstractContextManager[object]:
+        raise Busy("The server is full.", hint="Ask again in a minute.")
+
+    board.guard(full, lasts_s=60)
+    refused = last(compare(chat, session, "Heart?"))
+    assert refused.open_item is None
+    assert all(side.problem is not None for side in comparison(refused).sides)
