@@ -68,12 +68,11 @@ def test_the_record_under_an_answer_says_how_to_get_it_again(study: Any) -> None
 def test_two_models_answer_unnamed_until_the_vote(
     study: Any, worker: ScriptedWorker, screenshot: Any
 ) -> None:
-    worker.word_delay_s = 0.05
+    worker.word_delay_s = 0.2
     study.select_option("[name=rival]", "chexagent")
     study.check("[name=is_blind]")
     ask(study, "Is the heart of this patient enlarged or not?", wait=False)
     study.wait_for_function("document.querySelectorAll('.pair .caret').length === 2")
-    assert worker.running == 2
     study.wait_for_selector("[data-verdict=both-bad]")
     veiled = study.locator(".log article").last.inner_html()
     assert not any(name in veiled for name in ("mbedded", "exagent"))

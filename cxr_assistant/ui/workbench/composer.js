@@ -3,7 +3,7 @@
 const composer = find(".composer"), sendButton = find(".send"), indication = find("input[name=indication]");
 const drawer = find(".drawer"), drawerButton = find(".settings-button"), rival = find("[name=rival]"), blind = find("[name=is_blind]");
 const field = (name) => drawer.querySelector("[name=" + name + "]");
-let study = null, isBusy = false, wantsStop = false, limits = null;
+let study = null, isBusy = false, wantsStop = false, stoppedAt = 0, limits = null;
 
 function run(kind, data) {
   setBusy(true);
@@ -21,7 +21,7 @@ function sendSteps(entry) {
   run("send", { in_steps: true });
 }
 // A stop that overtakes its own question is said again when the answer begins.
-function stop() { wantsStop = true; trigger("stop", {}); }
+function stop() { wantsStop = true; stoppedAt = performance.now(); trigger("stop", {}); }
 function grow() { box.style.height = "auto"; box.style.height = Math.min(box.scrollHeight, 180) + "px"; }
 function setBusy(busy) {
   isBusy = busy;
@@ -114,8 +114,16 @@ function show(value) {
   writeRivals(value.rivals);
   patchLog(value.items, value.welcome);
   setBusy(value.busy);
-  if (value.busy && wantsStop) trigger("stop", {});
+  if (value.busy && wantsStop && performance.now() - stoppedAt > 400) stop();
 }
 document.addEventListener("cxr-offline", () => setBusy(false));
-watch("value", () => show(props.value));
+// Only the newest value is drawn, once a frame: a browser that is busy falls behind in frames, never in text.
+let isDue = false;
+function draw() { if (!isDue) return; isDue = false; show(props.value); }
+watch("value", () => {
+  if (isDue) return;
+  isDue = true;
+  requestAnimationFrame(draw);
+  setTimeout(draw, 250); // a tab in the background has no frames
+});
 show(props.value);
