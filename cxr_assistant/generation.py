@@ -188,6 +188,7 @@ class Answer:
     usage: Usage
     checkpoint: str
     revision: str
+    precision: str = ""
 
 
 def collect(events: Iterable[GenerationEvent]) -> Answer:
@@ -217,4 +218,5 @@ def collect(events: Iterable[GenerationEvent]) -> Answer:
         usage=completed.usage,
         checkpoint=completed.checkpoint,
         revision=completed.revision,
+        precision=completed.precision,
     )

@@ -25,7 +25,16 @@ from tests.doubles import ScriptedWorker, make_checkpoint
 
 EMBEDDED = make_checkpoint()
 MENU = (EMBEDDED, make_checkpoint("llava", tasks={**EMBEDDED.tasks, Task.VIEW: TaskWording(prompt="View?")}))
-ANSWER_KEYS = {"checkpoint", "revision", "text", "notices", "groundings", "finish_reason", "usage"}
+ANSWER_KEYS = {
+    "checkpoint",
+    "revision",
+    "precision",
+    "text",
+    "notices",
+    "groundings",
+    "finish_reason",
+    "usage",
+}
 
 
 @pytest.fixture

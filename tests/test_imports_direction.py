@@ -56,7 +56,16 @@ DOORS = {
     "huggingface_hub": {"checkpoints"},
 }
 SURFACE = {"__init__", "__main__"}
-FRONT_DESK = {"assistant", "bounds", "fitting", "harmless", "parts", "serving", "store"}  # one room
+FRONT_DESK = {  # one room
+    "assistant",
+    "bounds",
+    "fitting",
+    "harmless",
+    "parts",
+    "residents",
+    "serving",
+    "store",
+}
 
 
 def room_of(module: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from cxr_assistant import serving
+from cxr_assistant import residents, serving
 from cxr_assistant.checkpoints import embedded
-from cxr_assistant.checkpoints.spec import Checkpoint
 from cxr_assistant.conversation import Conversation
 from cxr_assistant.engine.worker import InlineWorker, ProcessWorker, Worker, WorkerState
 from cxr_assistant.errors import ForeignImage, MissingWeights, OutOfMemory, UnknownCheckpoint
 from cxr_assistant.generation import (
+    Answer,
     Completed,
     FinishReason,
     GenerationRequest,
@@ -30,8 +32,9 @@ from cxr_assistant.generation import (
     TextDelta,
     collect,
 )
-from cxr_assistant.models.precision import Device
+from cxr_assistant.models.precision import GIB, Device
 from cxr_assistant.report import BoundingBox
+from cxr_assistant.residents import Resident
 from cxr_assistant.serving import CheckpointService, make_service
 from cxr_assistant.settings import PROJECT_ROOT, Settings, read_settings
 from cxr_assistant.study import Radiograph, Study
@@ -108,10 +111,15 @@ def test_a_service_starts_without_weights_and_says_so_when_asked(
     def absent(*_: Any, **__: Any) -> Path:
         raise MissingWeights("The folder is missing.")
 
-    monkeypatch.setattr(serving, "locate", absent)
+    monkeypatch.setattr(residents, "locate", absent)
     service = make_service(replace(settings, weights_dir=tmp_path))
     with pytest.raises(MissingWeights):
         collect(service.generate(request_for(), lambda: False))
+
+
+def only_resident(service: CheckpointService) -> Resident:
+    (resident,) = service._residents
+    return resident
 
 
 def test_a_cancelled_request_loads_nothing(settings: Settings) -> None:
@@ -122,20 +130,6 @@ def test_a_cancelled_request_loads_nothing(settings: Settings) -> None:
     assert service.resident == ()
 
 
-def test_the_least_recently_used_checkpoint_leaves_memory(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def pretend(name: str) -> Checkpoint:
-        return replace(embedded.CHECKPOINT, name=name)
-
-    monkeypatch.setattr(serving, "get_checkpoint", pretend)
-    monkeypatch.setattr(serving, "find_module", lambda _: embedded)
-    service = CheckpointService(settings, max_resident=2)
-    for name in ("a", "b", "a", "c"):
-        service.load(name)
-    assert service.resident == ("a", "c")
-
-
 def test_a_foreign_film_is_not_reported_on(
     service: CheckpointService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,9 +137,7 @@ def test_a_foreign_film_is_not_reported_on(
         def check(self, *_: Any) -> None:
             raise ForeignImage("This model has seen phantoms alone.")
 
-    monkeypatch.setitem(
-        service._residents, "embedded", replace(service._residents["embedded"], gate=ClosedGate())
-    )
+    monkeypatch.setattr(only_resident(service), "gate", ClosedGate())
     with pytest.raises(ForeignImage):
         collect(service.generate(request_for(), lambda: False))
 
@@ -163,8 +155,8 @@ class OpenGate:
 @pytest.fixture
 def gate(service: CheckpointService, monkeypatch: pytest.MonkeyPatch) -> OpenGate:
     gate = OpenGate()
-    resident = replace(service._residents["embedded"], gate=gate, admitted=set())
-    monkeypatch.setitem(service._residents, "embedded", resident)
+    monkeypatch.setattr(only_resident(service), "gate", gate)
+    monkeypatch.setattr(only_resident(service), "admitted", set())
     return gate
 
 
@@ -179,18 +171,26 @@ def test_the_memory_of_the_gate_is_bounded(
 ) -> None:
     monkeypatch.setattr(serving, "MAX_ADMITTED", 3)
     for number in range(8):
-        serving._admit(service._residents["embedded"].admitted, [str(number)])
-    assert service._residents["embedded"].admitted == {"6", "7"}
+        serving._admit(only_resident(service).admitted, [str(number)])
+    assert only_resident(service).admitted == {"6", "7"}
 
 
 @pytest.mark.parametrize("asked", ["auto", "bf16", "nf4"])
 def test_the_model_behind_the_gate_is_float32_whatever_is_asked(settings: Settings, asked: str) -> None:
     service = CheckpointService(replace(settings, precision=asked))
     service.load("embedded")
-    first = service._residents["embedded"]
+    first = only_resident(service)
     assert first.precision == "fp32" and first.model.dtype is torch.float32
     service.load("embedded")
-    assert service._residents["embedded"] is first
+    assert only_resident(service) is first
+
+
+def test_a_precision_that_is_not_taken_is_named(service: CheckpointService) -> None:
+    request = replace(request_for(), precision="bf16")
+    answer = collect(service.generate(request, lambda: False))
+    assert answer.precision == "fp32"
+    assert answer.notices[0].code == "precision-kept"
+    assert "always runs in fp32" in answer.notices[0].text and "bf16 was not used" in answer.notices[0].text
 
 
 def test_a_folder_without_a_gate_says_that_it_cannot_tell(service: CheckpointService) -> None:
@@ -248,56 +248,118 @@ def test_health_is_ready_once_something_was_answered(worker: Worker) -> None:
     assert "embedded" in worker.health().resident
 
 
-GIB = 1024**3
+@dataclass
+class Memory:
+    """What the device seems to have; models take what they are said to need."""
+
+    gib: float = 64.0
+    service: CheckpointService | None = None
+
+    def read(self, _: str) -> Device:
+        taken = sum(resident.num_bytes for resident in self.service._residents) if self.service else 0
+        return Device("cpu", "CPU", max(0, int(self.gib * GIB) - taken), 64 * GIB)
 
 
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """How much memory the device seems to have free, in GiB; the embedded model poses as one of 7 billion."""
-    free = {"gib": 64.0}
-
-    def read(_: str) -> Device:
-        return Device("cpu", "CPU", int(free["gib"] * GIB), 64 * GIB)
-
-    monkeypatch.setattr("cxr_assistant.models.precision.read_device", read)
+def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    """A device of `gib`; the embedded model poses as one of 7 billion parameters under any name."""
+    memory = Memory()
+    monkeypatch.setattr("cxr_assistant.models.precision.read_device", memory.read)
     large = replace(embedded.CHECKPOINT, num_parameters=7_000_000_000, phantoms_only=False)
-    monkeypatch.setattr(serving, "get_checkpoint", lambda name: replace(large, name=name))
-    monkeypatch.setattr(serving, "find_module", lambda _: embedded)
-    return free
+    for module in (serving, residents):
+        monkeypatch.setattr(module, "get_checkpoint", lambda name: replace(large, name=name))
+    monkeypatch.setattr(residents, "find_module", lambda _: embedded)
+    monkeypatch.setattr(residents, "stored_precision", lambda _: "fp16")
+    return memory
 
 
-def test_what_does_not_fit_is_read_from_disk_and_says_so(
-    settings: Settings, memory: dict[str, float]
+@pytest.fixture
+def large(settings: Settings, memory: Memory) -> CheckpointService:
+    """A service on the device of `memory`."""
+    memory.service = CheckpointService(settings)
+    return memory.service
+
+
+def held(service: CheckpointService) -> list[tuple[str, str]]:
+    return [(resident.checkpoint.name, resident.precision) for resident in service._residents]
+
+
+def ask(service: CheckpointService, name: str = "a", precision: str | None = None) -> Answer:
+    request = replace(request_for(checkpoint=name), precision=precision)
+    return collect(service.generate(request, lambda: False))
+
+
+def test_several_stay_while_they_fit_and_the_least_recently_used_leaves(
+    large: CheckpointService, memory: Memory
 ) -> None:
-    memory["gib"] = 5.0
-    answer = collect(CheckpointService(settings).generate(request_for(), lambda: False))
-    assert answer.text
+    memory.gib = 35.0  # two of them
+    for name in ("a", "b", "a", "c"):
+        large.load(name)
+    assert held(large) == [("a", "bf16"), ("c", "bf16")]
+
+
+def test_what_does_not_fit_is_read_from_disk_and_says_so(large: CheckpointService, memory: Memory) -> None:
+    memory.gib = 5.0
+    answer = ask(large)
+    assert answer.text and answer.precision == "offload"
     assert answer.notices[0].code == "lowered-precision" and "from disk" in answer.notices[0].text
 
 
-def test_other_models_leave_before_one_is_read_from_disk(
-    settings: Settings, memory: dict[str, float]
+def test_others_leave_before_one_is_loaded_in_less(large: CheckpointService, memory: Memory) -> None:
+    memory.gib = 25.0
+    for name in ("a", "b"):
+        large.load(name)
+    assert held(large) == [("b", "bf16")]
+
+
+def test_two_precisions_of_a_model_stand_side_by_side(large: CheckpointService) -> None:
+    for precision in (None, "fp32", "auto", "bf16", None):
+        ask(large, "a", precision)
+    assert sorted(held(large)) == [("a", "bf16"), ("a", "fp32")]
+
+
+def test_a_precision_that_a_stranger_chose_is_not_handed_to_everybody(large: CheckpointService) -> None:
+    assert ask(large, "a", "offload").precision == "offload"
+    assert ask(large, "a").precision == "bf16"
+    assert ask(large, "a", "offload").precision == "offload"
+    assert len(held(large)) == 2
+
+
+def test_nobody_leaves_in_the_middle_of_an_answer(large: CheckpointService, memory: Memory) -> None:
+    memory.gib = 20.0
+    answer = large.generate(request_for(checkpoint="a"), lambda: False)
+    next(answer)
+    with pytest.raises(OutOfMemory):
+        large.load("b")
+    assert held(large) == [("a", "bf16")]
+    answer.close()
+    large.load("b")
+    assert held(large) == [("b", "bf16")]
+
+
+def test_a_model_that_left_takes_its_memory_with_it(large: CheckpointService, memory: Memory) -> None:
+    memory.gib = 20.0
+    ask(large, "a")
+    (gone,) = (weakref.ref(resident.model) for resident in large._residents)
+    ask(large, "b")
+    gc.collect()
+    assert gone() is None
+
+
+def test_weights_that_lie_in_the_page_cache_are_not_free(
+    large: CheckpointService, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = CheckpointService(settings)
-    service.load("a")
-    memory["gib"] = 5.0
-    service.load("b")
-    assert service.resident == ("b",)
+    monkeypatch.setattr(residents, "stored_precision", lambda _: "bf16")
+    large.load("a")
+    assert large.device is not None
+    seen_free = memory.read("cpu").free_bytes
+    assert large.device.free_bytes == seen_free - 14_000_000_000
 
 
-def test_a_persons_precision_wins_and_is_loaded_anew(settings: Settings, memory: dict[str, float]) -> None:
-    service = CheckpointService(settings)
-    for asked, expected in ((None, "bf16"), ("fp32", "fp32"), ("auto", "fp32"), ("bf16", "bf16")):
-        collect(service.generate(replace(request_for(), precision=asked), lambda: False))
-        assert service._residents["embedded"].precision == expected
-
-
-def test_a_precision_that_does_not_fit_says_what_it_needs(
-    settings: Settings, memory: dict[str, float]
-) -> None:
-    memory["gib"] = 20.0
+def test_a_precision_that_does_not_fit_says_what_it_needs(settings: Settings, memory: Memory) -> None:
+    memory.gib = 20.0
     with pytest.raises(OutOfMemory, match=r"fp32 needs 27\.\d GiB of 20\.0 GiB free"):
-        collect(CheckpointService(replace(settings, precision="fp32")).generate(request_for(), lambda: False))
+        ask(CheckpointService(replace(settings, precision="fp32")))
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def speak(events: Iterator[GenerationEvent], console: Console) -> Answer:
     console.stream("\n")
     usage = answer.usage
     console.remark(
-        f"[{answer.checkpoint} {answer.revision[:12]}, {usage.completion_tokens} tokens, "
+        f"[{answer.checkpoint} {answer.revision[:12]}, {answer.precision}, {usage.completion_tokens} tokens, "
         f"{usage.total_s:.1f} s, {answer.finish_reason.value}]"
     )
     return answer

@@ -62,6 +62,7 @@ def answer_as_dict(answer: Answer) -> dict[str, Any]:
     return {
         "checkpoint": answer.checkpoint,
         "revision": answer.revision,
+        "precision": answer.precision,
         "text": answer.text,
         "notices": [{"code": notice.code, "text": notice.text} for notice in answer.notices],
         "groundings": [{"phrase": g.phrase, "box": g.box.as_dict()} for g in answer.groundings],
