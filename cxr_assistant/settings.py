@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_network
@@ -19,6 +20,7 @@ __all__ = [
     "Limits",
     "Settings",
     "Web",
+    "read_pins",
     "read_settings",
 ]
 
@@ -101,6 +103,7 @@ class Settings:
     open_mcp: bool = False  # CXR_MCP: whether MCP clients are served, too; needs requirements-mcp.txt
     idle_reset_s: int = 0  # CXR_IDLE_RESET_SECONDS: a stand's page starts anew after so long; 0 is never
     language: str = ""  # CXR_LANGUAGE: "en" or "de"; empty follows the browser
+    pins: tuple[tuple[str, str], ...] = ()  # CXR_PINS: "NAME=COMMIT ...", for models without a known commit
     may_fetch: bool = True  # CXR_ALLOW_FETCH: whether the page may download models; "no" when others reach it
     web: Web = field(default_factory=Web)
     limits: Limits = field(default_factory=Limits)
@@ -129,6 +132,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         open_mcp=_choice(env, "CXR_MCP", "no", ("yes", "no")) == "yes",
         idle_reset_s=_integer(env, "CXR_IDLE_RESET_SECONDS", 0, 0, 86_400),
         language=_choice(env, "CXR_LANGUAGE", "auto", ("auto", *LANGUAGES)).replace("auto", ""),
+        pins=read_pins(env),
         may_fetch=_choice(env, "CXR_ALLOW_FETCH", default_fetch, ("yes", "no")) == "yes",
         web=_read_web(env),
         limits=_read_limits(env),
@@ -199,6 +203,19 @@ def _networks(env: Mapping[str, str], name: str, default: str) -> tuple[str, ...
 
 def _path(env: Mapping[str, str], name: str) -> Path | None:
     return Path(env[name]).expanduser() if env.get(name) else None
+
+
+def read_pins(environ: Mapping[str, str] | None = None) -> tuple[tuple[str, str], ...]:
+    """Name and commit of each model that the machine's owner pinned; SettingsError for anything else."""
+    text = (os.environ if environ is None else environ).get("CXR_PINS", "")
+    pins = tuple(re.fullmatch(r"([a-z0-9-]+)=([0-9a-f]{40})", pin) for pin in text.split())
+    if not all(pins):
+        raise SettingsError(
+            f"CXR_PINS is {text!r}; allowed: NAME=COMMIT, several with spaces between, each commit with its "
+            "40 hexadecimal digits.",
+            hint="Copy the full hash from the repository's list of commits.",
+        )
+    return tuple((pin[1], pin[2]) for pin in pins if pin)
 
 
 def _choice(env: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:

@@ -10,12 +10,19 @@ import hashlib
 import json
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
+from cxr_assistant.checkpoints.spec import get_checkpoint
+
+GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".model")
 
 
@@ -39,6 +46,33 @@ class Repository:
         if path.endswith(LFS_SUFFIXES):
             return hashlib.sha256(content).hexdigest()
         return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
+
+
+def published(name: str) -> list[Repository]:
+    """The repositories that the checkpoint `name` is made of, with the golden fixture's files in them."""
+    checkpoint = get_checkpoint(name)
+    pinned = dict.fromkeys((file.repository, file.revision) for file in checkpoint.files)
+    folders = [GOLDEN / folder for folder in _FOLDERS[name]]
+    return [Repository.of_folder(*where, folder) for where, folder in zip(pinned, folders, strict=True)]
+
+
+_FOLDERS = {  # in the order of the checkpoints' own lists of files
+    "chexagent": ("chexagent_tiny", "chexagent_tiny/vision_tower_repo"),
+    "cxr-llava": ("cxr_llava_tiny/checkpoint",),
+    "llava-rad": ("llava_rad_tiny/llava-rad", "llava_rad_tiny/vicuna-like"),
+}
+
+
+@contextmanager
+def online(patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The Hub's client may use the network, and does not wait before it tries again."""
+    from huggingface_hub import close_session, constants
+
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    close_session()
+    yield
+    close_session()
 
 
 @dataclass

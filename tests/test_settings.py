@@ -54,11 +54,17 @@ def test_our_port_wins_over_the_port_of_a_space() -> None:
         ("CXR_MCP", "on"),
         ("CXR_IDLE_RESET_SECONDS", "-1"),
         ("CXR_LANGUAGE", "tlh"),
+        ("CXR_PINS", "chexagent-srrg-impression=main"),
     ],
 )
 def test_a_bad_value_is_named_with_its_variable(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} is '{value}'; allowed:"):
         read_settings({name: value})
+
+
+def test_pins_are_names_and_commits() -> None:
+    pins = read_settings({"CXR_PINS": f"one={'a' * 40}  two={'b' * 40}"}).pins
+    assert pins == (("one", "a" * 40), ("two", "b" * 40))
 
 
 def test_the_precisions_are_those_of_the_models() -> None:

@@ -23,6 +23,7 @@ from cxr_assistant.errors import InvalidStudy, MissingRadiograph, WeightsMismatc
 from cxr_assistant.generation import GenerationEvent
 from cxr_assistant.imaging.rendering import Rendering
 from cxr_assistant.imaging.transforms import ImageSpec, ResizeRule
+from cxr_assistant.settings import read_pins
 from cxr_assistant.study import Radiograph, Study, ViewPosition
 from cxr_assistant.tasks import Task
 
@@ -121,9 +122,25 @@ def _fine_tune(name: str, title: str, repository: str, revision: str, task: Task
     )
 
 
+def _srrg_impression() -> tuple[Checkpoint, ...]:
+    """The sister fine-tune, whose commit nobody has published: on the menu once its owner pins one."""
+    name = "chexagent-srrg-impression"
+    return tuple(
+        _fine_tune(
+            name,
+            "CheXagent SRRG impression",
+            "StanfordAIMI/CheXagent-2-3b-srrg-impression",
+            revision,
+            Task.IMPRESSION,
+            PROMPTS["structured_report_impression"],
+        )
+        for pinned, revision in read_pins()
+        if pinned == name
+    )
+
+
 CHECKPOINTS = (
     _CHEXAGENT,
-    # TODO(limit): `-srrg-impression` is one more such line, as soon as somebody can pin its revision.
     _fine_tune(
         "chexagent-srrg-findings",
         "CheXagent SRRG findings",
@@ -132,6 +149,7 @@ CHECKPOINTS = (
         Task.FINDINGS,
         PROMPTS["structured_report_findings"],
     ),
+    *_srrg_impression(),
 )
 
 # --------------------------------------------------------------------------------------------- the weights

@@ -36,7 +36,7 @@ _PHI_BASE_VOCABULARY = 50_257
 
 def layout_of(checkpoint: Checkpoint, sizes: Sizes) -> tuple[Layout, ...]:
     """One layout per repository, in the order of the checkpoint's files."""
-    family = checkpoint.name.removesuffix("-srrg-findings")
+    family = checkpoint.name.split("-srrg-")[0]
     return {"llava-rad": _llava_rad, "chexagent": _chexagent, "cxr-llava": _cxr_llava}[family](sizes)
 
 

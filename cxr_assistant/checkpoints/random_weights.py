@@ -44,7 +44,7 @@ def write_random_checkpoint(
         raise CheckpointError(
             "The folder is not empty.", hint="Name a folder that is empty or not there yet."
         )
-    sizes = sizes or PUBLISHED_SIZES.get(checkpoint.name.removesuffix("-srrg-findings"))
+    sizes = sizes or PUBLISHED_SIZES.get(checkpoint.name.split("-srrg-")[0])
     if sizes is None:
         raise CheckpointError(
             f"{checkpoint.title} has no published layout to imitate.",

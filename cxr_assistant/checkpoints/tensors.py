@@ -26,6 +26,7 @@ __all__ = [
     "TensorSpec",
     "copy_renamed",
     "list_tensors",
+    "read_index",
     "rename",
     "weight_files",
     "write_safetensors",
@@ -89,8 +90,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if index is None:
         paths = tuple(sorted(folder.glob("model*.safetensors")))
     else:
-        shards = json.loads(index.read_text("utf-8"))["weight_map"].values()
-        paths = tuple(folder / name for name in sorted(set(shards)))
+        paths = tuple(folder / name for name in sorted(set(read_index(index).values())))
     for path in paths:
         if not path.is_file():
             raise MissingWeights(f"{path.name} is missing.", hint="Fetch the checkpoint again.")
@@ -99,6 +99,20 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
             "The folder holds no safetensors file.", hint="Name the folder that holds the weights."
         )
     return paths
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """The table of a sharded checkpoint: tensor name -> file name, in the folder of the index.
+
+    Raises: CorruptWeights for anything else, and for names that lead out of the folder.
+    """
+    try:
+        table: dict[str, str] = json.loads(path.read_text("utf-8"))["weight_map"]
+        if all(Path(name).name == name for name in table.values()):
+            return table
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass  # said below
+    raise CorruptWeights(f"{path.name} is no table of shards.", hint="Fetch it again.")
 
 
 def list_tensors(folder: Path) -> dict[str, StoredTensor]:

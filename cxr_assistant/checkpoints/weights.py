@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -20,6 +20,7 @@ from cxr_assistant.checkpoints.lock import LOCK_NAME, Lock, check_folder
 from cxr_assistant.checkpoints.prepare import convert_in_child, is_disk_full, not_enough_disk
 from cxr_assistant.checkpoints.progress import OnProgress, Progress, ProgressMeter, Stage, ignore_progress
 from cxr_assistant.checkpoints.spec import Checkpoint, find_module
+from cxr_assistant.checkpoints.tensors import read_index
 from cxr_assistant.errors import (
     CheckpointError,
     CorruptWeights,
@@ -116,7 +117,7 @@ def folder_of(checkpoint: Checkpoint, weights_dir: Path | None = None) -> Path:
 def plan_fetch(
     checkpoint: Checkpoint, weights_dir: Path | None = None, *, hub: Hub | None = None
 ) -> FetchPlan:
-    """What fetching would take; asks the Hub (or, offline, the cache) what the files are.
+    """What fetching would take; the Hub is asked unless the cache holds everything.
 
     Raises: DownloadFailed, MissingWeights, WeightsMismatch for an unpinned revision.
     """
@@ -295,8 +296,8 @@ def _needed_files(checkpoint: Checkpoint, hub: Hub) -> tuple[HubFile, ...]:
     """What to fetch, per repository from the cache if it is complete, else from the Hub."""
     files: list[HubFile] = []
     for repository, revision in _repositories(checkpoint):
-        found = _wanted(checkpoint, cached_snapshot(hub, repository, revision)) if hub.is_offline else ()
-        if not hub.is_offline:
+        found = _wanted(checkpoint, cached_snapshot(hub, repository, revision))
+        if not hub.is_offline and not _is_complete(checkpoint, repository, found, hub):
             found = _wanted(checkpoint, hub.list_files(repository, revision))
         _refuse_incomplete(checkpoint, repository, found, hub)
         files.extend(found)
@@ -304,9 +305,23 @@ def _needed_files(checkpoint: Checkpoint, hub: Hub) -> tuple[HubFile, ...]:
     return tuple(files)
 
 
-def _refuse_incomplete(checkpoint: Checkpoint, repository: str, found: Sequence[HubFile], hub: Hub) -> None:
+def _is_complete(checkpoint: Checkpoint, repository: str, cached: Sequence[HubFile], hub: Hub) -> bool:
+    """True when the cache holds every wanted file, every shard of an index included, under its hash."""
+    paths = {file.path for file in cached if len(file.digest) in (40, 64)}
+    shards: set[str] = set()
+    for file in cached:
+        if file.path.endswith(".index.json"):
+            shards |= set(read_index(hub.snapshot_path(file)).values())
+    return shards <= paths and not _missing(checkpoint, repository, paths)
+
+
+def _missing(checkpoint: Checkpoint, repository: str, paths: Collection[str]) -> list[str]:
     wanted = [file.path for file in checkpoint.files if file.repository == repository]
-    missing = [path for path in wanted if not any(fnmatch(file.path, path) for file in found)]
+    return [pattern for pattern in wanted if not any(fnmatch(path, pattern) for path in paths)]
+
+
+def _refuse_incomplete(checkpoint: Checkpoint, repository: str, found: Sequence[HubFile], hub: Hub) -> None:
+    missing = _missing(checkpoint, repository, [file.path for file in found])
     if missing and hub.is_offline:
         raise MissingWeights(
             f"{checkpoint.title} is not on this computer, and HF_HUB_OFFLINE forbids to fetch it.",

@@ -245,8 +245,12 @@ def _fresh(empty: nn.Parameter, weight: torch.Tensor, **options: Any) -> nn.Para
 
 
 def _quantised_layer(layer: nn.Linear, precision: Precision, device: str) -> nn.Module:
+    import logging
+
     import bitsandbytes as bnb
 
+    # Each int8 layer would say at each token that it rounds activations to half precision, as it must.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     shape, has_bias = (layer.in_features, layer.out_features), layer.bias is not None
     if precision is Precision.INT8:
         # 6.0 is LLM.int8()'s outlier threshold (arXiv 2208.07339, section 3.2).

@@ -22,7 +22,7 @@ from cxr_assistant.imaging.transforms import prepare_pixels
 from cxr_assistant.models.siglip_decoder import SiglipDecoder
 from cxr_assistant.models.vlm import Prompt
 from cxr_assistant.study import Radiograph
-from tests.checkpoints.golden import golden_fixtures
+from tests.checkpoints.golden import expectations, golden_fixtures, most_cases
 
 FIXTURES = golden_fixtures("goldens.npz")
 # transformers' clean_up_tokenization, on by default in 4.40 and off in 5.
@@ -96,14 +96,19 @@ def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )
 
 
-@pytest.fixture(params=range(4), ids=lambda index: f"case{index}")
+@pytest.fixture(params=most_cases(FIXTURES), ids=lambda index: f"case{index}")
 def case(request: pytest.FixtureRequest, golden: Golden) -> dict[str, Any]:
     if request.param >= len(golden.meta["cases"]):
         pytest.skip("the fixture has fewer cases")
     return golden.meta["cases"][request.param]
 
 
-@pytest.fixture(params=("1", "2"))
+PICTURES = sorted(
+    {name for fixture in FIXTURES for case in expectations(fixture)["cases"] for name in case["images"]}
+)
+
+
+@pytest.fixture(params=[Path(name).stem.removeprefix("image_") for name in PICTURES])
 def number(request: pytest.FixtureRequest, golden: Golden) -> str:
     if f"pixel_values_{request.param}" not in golden.arrays:
         pytest.skip("the fixture has fewer pictures")
@@ -161,7 +166,7 @@ def test_greedy_answer_is_that_of_the_authors(golden: Golden, case: dict[str, An
 def test_another_picture_moves_the_logits_as_it_did_for_the_authors(golden: Golden) -> None:
     case = golden.meta["cases"][0]
     shown = golden.prompt(case)
-    other = next(f"image_{k}.png" for k in (1, 2) if f"image_{k}.png" not in case["images"])
+    other = next(name for name in PICTURES if name not in case["images"])
     swapped = replace(shown, pixel_values=golden.pixel_values(other)[None], digests=(other,))
     first, second = (_last_logits(golden, prompt) for prompt in (shown, swapped))
     expected = golden.meta["last_logit_change_if_image_swapped"]

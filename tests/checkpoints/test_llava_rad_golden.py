@@ -27,7 +27,7 @@ from cxr_assistant.models.llava import StockLlava, tower_hidden_states
 from cxr_assistant.models.vlm import Prompt
 from cxr_assistant.study import Radiograph, Study
 from cxr_assistant.tasks import Task
-from tests.checkpoints.golden import golden_fixtures
+from tests.checkpoints.golden import golden_fixtures, most_cases
 
 TOWER_ATOL, LOGITS_ATOL = 2e-5, 5e-4
 IMAGE_MARK = -200
@@ -81,7 +81,7 @@ def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )
 
 
-@pytest.fixture(params=range(3), ids=lambda index: f"case{index}")
+@pytest.fixture(params=most_cases(FIXTURES), ids=lambda index: f"case{index}")
 def case(request: pytest.FixtureRequest, golden: Golden) -> int:
     if request.param >= len(golden.meta["cases"]):
         pytest.skip("the fixture has fewer cases")

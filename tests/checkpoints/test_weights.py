@@ -28,6 +28,7 @@ from cxr_assistant.checkpoints.spec import Checkpoint, find_module, get_checkpoi
 from cxr_assistant.errors import (
     CheckpointError,
     CorruptWeights,
+    DownloadFailed,
     LicenceNotAccepted,
     MissingWeights,
     NotEnoughDisk,
@@ -36,7 +37,7 @@ from cxr_assistant.errors import (
 )
 from cxr_assistant.models.upcast import computing_in_float32
 from tests.conftest import PROJECT_ROOT
-from tests.loopback_hub import LoopbackHub, Repository
+from tests.loopback_hub import LoopbackHub, online, published
 
 CHEXAGENT = get_checkpoint("chexagent")
 FIXTURE = PROJECT_ROOT / "tests" / "fixtures" / "golden" / "chexagent_tiny"
@@ -53,25 +54,6 @@ print("waited" if "waiting" in stages else "worked" if "converting" in stages el
 """
 
 
-def chexagent_repositories() -> list[Repository]:
-    tower = chexagent._TOWER, chexagent._TOWER_REVISION
-    return [
-        Repository.of_folder(CHEXAGENT.repository, CHEXAGENT.revision, FIXTURE),
-        Repository.of_folder(*tower, FIXTURE / "vision_tower_repo"),
-    ]
-
-
-@contextmanager
-def online(patch: pytest.MonkeyPatch) -> Iterator[None]:
-    from huggingface_hub import close_session, constants
-
-    patch.setattr(constants, "HF_HUB_OFFLINE", False)
-    patch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
-    close_session()
-    yield
-    close_session()
-
-
 @pytest.fixture(scope="module", autouse=True)
 def accepted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -82,7 +64,7 @@ def accepted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    with online(monkeypatch), LoopbackHub(chexagent_repositories()) as server:
+    with online(monkeypatch), LoopbackHub(published("chexagent")) as server:
         yield server
 
 
@@ -105,7 +87,7 @@ class Fetched:
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fetched]:
     with pytest.MonkeyPatch.context() as patch, online(patch):
-        with LoopbackHub(chexagent_repositories()) as server:
+        with LoopbackHub(published("chexagent")) as server:
             yield Fetched(tmp_path_factory.mktemp("fetched"), server)
 
 
@@ -122,7 +104,7 @@ def test_a_fetched_checkpoint_builds_and_is_located(fetched: Fetched) -> None:
 def test_the_lock_says_what_was_made_of_what(fetched: Fetched) -> None:
     lock = check_folder(fetched.folder, "chexagent", hashing=True)
     source = f"{CHEXAGENT.repository}@{CHEXAGENT.revision}/{SHARD}"
-    assert lock.sources[source] == chexagent_repositories()[0].etag(SHARD)
+    assert lock.sources[source] == published("chexagent")[0].etag(SHARD)
     assert (lock.revision, lock.precision) == (CHEXAGENT.revision, "fp32")
     assert lock.image_effect > 1  # another picture moved the logits
     assert "model.safetensors" in lock.files
@@ -153,6 +135,18 @@ def test_offline_with_a_full_cache_needs_conversion_only(fetched: Fetched, tmp_p
     plan = weights.plan_fetch(CHEXAGENT, tmp_path, hub=offline)
     assert plan.download_bytes == 0
     assert plan.convert_bytes > 1_000_000
+
+
+def test_a_full_cache_needs_no_network(fetched: Fetched, tmp_path: Path) -> None:
+    no_network = Hub("http://127.0.0.1:9", fetched.hub.cache_dir, token=None, is_offline=False)
+    assert weights.plan_fetch(CHEXAGENT, tmp_path, hub=no_network).download_bytes == 0
+
+
+def test_a_cache_that_misses_a_shard_of_its_index_asks_the_hub(fetched: Fetched, tmp_path: Path) -> None:
+    shutil.copytree(fetched.hub.cache_dir, tmp_path / "hub", symlinks=True)
+    next((tmp_path / "hub").rglob(f"snapshots/*/{SHARD}")).unlink()
+    with pytest.raises(DownloadFailed, match="connection"):
+        weights.plan_fetch(CHEXAGENT, tmp_path, hub=Hub("http://127.0.0.1:9", tmp_path / "hub", None, False))
 
 
 def test_a_converted_folder_can_be_named(fetched: Fetched) -> None:
@@ -350,7 +344,7 @@ def test_published_files_in_a_folder_are_converted_on_first_use(tmp_path: Path) 
     folder = weights.locate(CHEXAGENT, FIXTURE, weights_dir=tmp_path)
     again = weights.locate(CHEXAGENT, FIXTURE, weights_dir=tmp_path)
     assert folder == again
-    assert read_lock(folder).sources[SHARD] == chexagent_repositories()[0].etag(SHARD)
+    assert read_lock(folder).sources[SHARD] == published("chexagent")[0].etag(SHARD)
 
 
 def test_a_checkpoint_that_ignores_the_image_is_refused(tmp_path: Path) -> None:
