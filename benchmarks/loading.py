@@ -45,8 +45,8 @@ def main() -> int:
     if given.phase:
         print(json.dumps(PHASES[given.phase](given)))
         return 0
-    device = given.device.split(":")[0]
-    out = ROOT / "benchmarks" / "results" / f"loading-{given.name}{'-cuda' * (device == 'cuda')}.json"
+    is_cuda = given.device != "cpu"
+    out = given.out or ROOT / "benchmarks" / "results" / f"loading-{given.name}{'-cuda' * is_cuda}.json"
     results: dict[str, Any] = json.loads(out.read_text("utf-8")) if out.exists() else {}
     for step in given.steps:
         started = {"date": time.strftime("%Y-%m-%d"), "load_average": round(os.getloadavg()[0], 2)}
@@ -307,6 +307,7 @@ def _arguments() -> argparse.Namespace:
         "--steps", nargs="+", choices=STEPS, default=["convert", "load", "hash", "answer"], metavar="STEP"
     )
     parser.add_argument("--only", nargs="+", metavar="PRECISION", help="of the step precisions")
+    parser.add_argument("--out", type=Path, help="instead of benchmarks/results/loading-NAME.json")
     parser.add_argument("--skip-sight", action="store_true", help="leave out the blindness test")
     parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)
     given = parser.parse_args()

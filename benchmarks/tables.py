@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,22 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from cxr_assistant.checkpoints.spec import list_checkpoints  # noqa: E402
+from cxr_assistant.models.precision import GIB, Device, Footprint, list_fits  # noqa: E402
 
-__all__ = ["checkpoints_table", "quality_table", "with_tables"]
+__all__ = ["checkpoints_table", "memory_table", "quality_table", "with_tables"]
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "weights" / "embedded" / "CARD.md")
-QUALITY = ROOT / "benchmarks" / "results" / "quality.json"
+RESULTS = ROOT / "benchmarks" / "results"
+QUALITY = RESULTS / "quality.json"
 
 
 def with_tables(text: str) -> str:
     """`text` with each `<!-- table: NAME -->` ... `<!-- end of table -->` filled anew."""
-    tables = {"checkpoints": checkpoints_table(), "quality": quality_table(_read(QUALITY))}
+    tables = {
+        "checkpoints": checkpoints_table(),
+        "memory": memory_table(_loading_results()),
+        "quality": quality_table(_read(QUALITY)),
+    }
 
     def fill(block: re.Match[str]) -> str:
         return f"{block[1]}\n{tables[block[2]]}\n{block[3]}"
@@ -45,6 +52,40 @@ def checkpoints_table() -> str:
         terms = f"[{licence.name}]({licence.url}). {licence.terms}"
         rows.append(_row(f"`{checkpoint.name}`", checkpoint.summary, tasks, films, terms))
     return "\n".join(rows)
+
+
+def memory_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each precision needs, as it is computed before loading, and what a GPU was seen to hold.
+
+    results: name of a checkpoint -> the content of its loading-NAME-cuda.json.
+    """
+    rows = [_row("`--checkpoint`", *_PRECISIONS), _row(*["---"] * (1 + len(_PRECISIONS)))]
+    for checkpoint in list_checkpoints():
+        if checkpoint.is_embedded or "-srrg-" in checkpoint.name:
+            continue  # runs anywhere; needs what its parent needs
+        measured = results.get(checkpoint.name, {}).get("precisions", {})
+        footprint = Footprint.estimate(checkpoint.num_parameters)
+        fits = {fit.precision.value: fit for fit in list_fits(footprint, _NOWHERE)}
+        cells = []
+        for precision in _PRECISIONS:
+            seen = measured.get(precision, {}).get("device_peak_bytes")
+            cells.append(
+                f"{fits[precision].needed_bytes / GIB:.1f}" + (f", {seen / GIB:.1f}" if seen else "")
+            )
+        rows.append(_row(f"`{checkpoint.name}`", *cells))
+    devices = sorted({r["precisions"]["device"] for r in results.values() if "precisions" in r})
+    seen = f"after the comma, what {' and '.join(devices)} was seen to hold" if devices else _NO_GPU
+    return "\n".join([*rows, "", f"GiB, 1.5 of them for cache and activations; {seen}."])
+
+
+_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
+_NOWHERE = Device("none", "no device", 0, 0, (9, 0))
+_NO_GPU = "computed, and not yet measured on a GPU ([how](benchmarks/README.md))"
+
+
+def _loading_results() -> dict[str, dict[str, Any]]:
+    found = {c.name: _read(RESULTS / f"loading-{c.name}-cuda.json") for c in list_checkpoints()}
+    return {name: content for name, content in found.items() if content is not None}
 
 
 def quality_table(results: dict[str, Any] | None) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cxr_assistant.checkpoints.spec import get_checkpoint
-from cxr_assistant.errors import CheckpointError
+from cxr_assistant.errors import CxrAssistantError
 from cxr_assistant.generation import (
     Completed,
     FinishReason,
@@ -49,8 +49,8 @@ def make_service(settings: Settings) -> CheckpointService:
 def _load_if_there(service: CheckpointService, checkpoint: str) -> None:
     try:
         service.load(checkpoint)
-    except CheckpointError:
-        pass  # said again, to a person, by the first request
+    except CxrAssistantError:
+        pass  # no folder, no memory: said again, to a person, by the first request
 
 
 class CheckpointService:

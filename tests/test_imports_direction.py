@@ -46,7 +46,7 @@ DOORS = {
     "starlette": {"ui"},
     "mcp": {"ui"},
     "spaces": {"engine"},
-    "torch": {"models", "checkpoints", "engine", "evidence", "training", "serving"},
+    "torch": {"models", "checkpoints", "engine", "evidence", "training", "residents", "serving"},
     "transformers": {"models", "checkpoints", "engine", "evidence", "training"},
     "bitsandbytes": {"models"},
     "accelerate": {"models", "checkpoints"},  # checkpoints streams weights in with its empty layers and hooks

@@ -78,6 +78,14 @@ def test_every_field_of_the_file_tree_exists() -> None:
     assert [name for name in listed if not any((place / name).exists() for place in places)] == []
 
 
+def test_a_table_of_memory_shows_what_a_gpu_was_seen_to_hold() -> None:
+    precisions = {"device": "a GPU", "nf4": {"device_peak_bytes": 5 * 1024**3}}
+    table = tables.memory_table({"llava-rad": {"precisions": precisions}})
+    assert "| `llava-rad` | 27.0 | 14.2 | 14.2 | 8.5 | 5.7, 5.0 |" in table
+    assert "after the comma, what a GPU was seen to hold" in table
+    assert "not yet measured on a GPU" in tables.memory_table({})
+
+
 def test_a_quality_table_without_results_says_so() -> None:
     assert quality_table(None).startswith("Not measured yet")
 

@@ -381,3 +381,28 @@ def test_a_load_that_runs_out_of_memory_is_a_sentence_and_the_next_one_works(
             collect(service.generate(request_for(), lambda: False))
     assert service.resident == ()
     assert collect(service.generate(request_for(), lambda: False)).text
+
+
+def make_service_short_of_memory(settings: Settings) -> CheckpointService:
+    """A service, in a process of its own, on a device that is full at its start and at the first request."""
+    real, failures = embedded.build, [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()]
+
+    def build(*arguments: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(*arguments, **options)
+
+    embedded.build = build
+    return make_service(settings)
+
+
+def test_a_worker_that_runs_out_of_memory_says_so_and_stays_up(settings: Settings) -> None:
+    worker = ProcessWorker(partial(make_service_short_of_memory, settings))
+    try:
+        with pytest.raises(OutOfMemory, match="no memory left for loading"):
+            collect(worker.submit(request_for()))
+        pid = worker.health().pid
+        assert collect(worker.submit(request_for())).text
+        assert pid is not None and worker.health().pid == pid
+    finally:
+        worker.close()

@@ -15,7 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_assistant.checkpoints.chexagent_prompts import PROMPTS, WORDINGS, ask_in_words
+from cxr_assistant.checkpoints.chexagent_prompts import (
+    PROMPTS,
+    WORDINGS,
+    ask_in_words,
+    is_about_text_alone,
+)
 from cxr_assistant.checkpoints.spec import Checkpoint, Licence, RemoteFile, TaskWording
 from cxr_assistant.checkpoints.tokenizer import FolderTokenizer
 from cxr_assistant.conversation import Conversation
@@ -177,7 +182,8 @@ def render(
     Raises: MissingRadiograph, InvalidStudy for more films than the model reads.
     """
     question = ask_in_words(checkpoint, study, conversation, task)
-    return render_chat(question, _films(checkpoint, study, task), processor)
+    films = () if is_about_text_alone(question) else _films(checkpoint, study, task)
+    return render_chat(question, films, processor)
 
 
 def render_chat(question: str, films: Sequence[Radiograph], processor: Processor) -> Prompt:

@@ -13,7 +13,7 @@ from cxr_assistant.conversation import Conversation, Role
 from cxr_assistant.study import Study
 from cxr_assistant.tasks import Task
 
-__all__ = ["ANATOMIES", "PROMPTS", "WORDINGS", "ask_in_words"]
+__all__ = ["ANATOMIES", "PROMPTS", "WORDINGS", "ask_in_words", "is_about_text_alone"]
 
 ANATOMIES = (
     "Airway",
@@ -70,6 +70,16 @@ _NAMED_DETECTIONS = {
     "foreign objects": PROMPTS["foreign_objects_detection"],
 }
 
+# Rows of the authors' table that have no button of their own; the last two are about text alone.
+_TEXT_ONLY = ("findings_summarization", "named_entity_recognition")
+_QUESTIONS = (
+    "binary_disease_classification",
+    "disease_identification",
+    "image_text_matching",
+    "demo_view",
+    *_TEXT_ONLY,
+)
+
 WORDINGS = {
     Task.FINDINGS: TaskWording(
         prompt=PROMPTS["findings_generation_without_indication"],
@@ -93,6 +103,7 @@ WORDINGS = {
         hint="Any question about the film.",
         needs_text=True,
         follow_ups={"presence": (PROMPTS["binary_disease_classification"].replace("a {text}", "{a_noun}"),)},
+        templates=tuple((name, PROMPTS[name]) for name in _QUESTIONS),
     ),
     Task.VIEW: TaskWording(
         prompt=PROMPTS["view_classification"], most_images=1, choices=("PA", "AP", "LATERAL")
@@ -136,6 +147,11 @@ def ask_in_words(checkpoint: Checkpoint, study: Study, conversation: Conversatio
     if task is Task.DETECTION and text.lower() in _NAMED_DETECTIONS:
         return _NAMED_DETECTIONS[text.lower()]
     return wording.prompt.replace("{text}", text)
+
+
+def is_about_text_alone(question: str) -> bool:
+    """True for the requests of the table that come without a picture."""
+    return any(_bare_text(PROMPTS[name], question) != question for name in _TEXT_ONLY)
 
 
 def _bare_text(prompt: str, asked: str) -> str:

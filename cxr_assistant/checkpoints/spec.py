@@ -75,7 +75,8 @@ class TaskWording:
     `hint` tells the person what to type when `needs_text`; `num_images` is what the task needs at least,
     `most_images` what it reads at most where that is less than the checkpoint reads. `follow_ups` are
     questions as in training that a person may be offered after an answer, by what they ask for: "side",
-    "size", "grade" and "zone" of a {noun}, "presence" of {a_noun}, and "any".
+    "size", "grade" and "zone" of a {noun}, "presence" of {a_noun}, and "any". `templates`: further
+    requests of the training that are put in as such a question, by the authors' names for them.
     """
 
     prompt: str
@@ -86,6 +87,7 @@ class TaskWording:
     most_images: int | None = None
     choices: tuple[str, ...] = ()
     follow_ups: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    templates: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

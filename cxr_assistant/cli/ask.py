@@ -18,10 +18,12 @@ from cxr_assistant.cli.arguments import (
     add_command as add,
 )
 from cxr_assistant.cli.output import Console, answer_as_dict
+from cxr_assistant.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cxr_assistant.assistant import Assistant
     from cxr_assistant.generation import Answer, GenerationEvent
     from cxr_assistant.study import Study
 
@@ -38,6 +40,11 @@ def add_command(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--task", default="question", metavar="TASK", help="what kind of question (default: question)"
     )
+    parser.add_argument(
+        "--template",
+        metavar="NAME",
+        help="put the question into these words of the model's training (`checkpoints list --json` has them)",
+    )
     parser.add_argument("--prior", metavar="FILE", help="the earlier film to compare with")
     parser.add_argument("--indication", default="", help="the reason for the exam")
     add_model_arguments(parser)
@@ -53,6 +60,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     with load_assistant(arguments) as assistant:
         for question in (arguments.question, *arguments.then):
             asked = assistant.in_words(task, question, arguments.checkpoint)
+            if arguments.template:
+                asked = _in_template(assistant, arguments, question)
             conversation = conversation.ask(asked)
             events = assistant.respond(study, conversation, task, params, checkpoint=arguments.checkpoint)
             answer = speak(events, console)
@@ -62,6 +71,15 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                     {"status": "ok", "task": task.value, "question": asked, **answer_as_dict(answer)}
                 )
     return 0
+
+
+def _in_template(assistant: Assistant, arguments: argparse.Namespace, question: str) -> str:
+    checkpoint = assistant.get_checkpoint(arguments.checkpoint or assistant.checkpoint)
+    templates = dict(template for wording in checkpoint.tasks.values() for template in wording.templates)
+    if arguments.template not in templates:
+        allowed = ", ".join(templates) or f"none with {checkpoint.title}"
+        raise SettingsError(f"Unknown template {arguments.template!r}; allowed: {allowed}.")
+    return templates[arguments.template].replace("{text}", question)
 
 
 def read_films(films: list[str], prior: str | None, indication: str, console: Console) -> Study:

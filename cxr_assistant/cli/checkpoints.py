@@ -109,6 +109,7 @@ def card_of(checkpoint: Checkpoint) -> dict[str, Any]:
         "repository": checkpoint.repository,
         "revision": checkpoint.revision,
         "tasks": [task.value for task in checkpoint.tasks],
+        "templates": dict(t for wording in checkpoint.tasks.values() for t in wording.templates),
         "max_images": checkpoint.max_images,
         "views": sorted(view.value for view in checkpoint.views),
         "supports_prior": checkpoint.supports_prior,

@@ -90,6 +90,23 @@ def test_tasks_are_asked_in_the_authors_words(task: Task, asked: str, expected: 
     assert words(render(task, asked)) == expected
 
 
+def test_every_prompt_of_the_authors_table_is_reached_by_a_task_or_a_template() -> None:
+    """All rows, and no other words; those of the fine-tunes belong to the fine-tunes."""
+    own = {name for name in PROMPTS if not name.startswith("structured_report_")}
+    templates = {name for wording in CHEXAGENT.tasks.values() for name, _ in wording.templates}
+    detections = {"chest_tube_detection", "rib_fracture_detection", "foreign_objects_detection"}
+    words = {wording.prompt for wording in CHEXAGENT.tasks.values()}
+    by_task = {name for name in own if PROMPTS[name] in words} | {"findings_generation"}
+    assert by_task | templates | detections == own
+
+
+@pytest.mark.parametrize("name", ["named_entity_recognition", "findings_summarization"])
+def test_a_request_about_text_comes_without_a_picture(name: str) -> None:
+    prompt = render(Task.QUESTION, PROMPTS[name].replace("{text}", "Small left effusion."))
+    assert prompt.image_spans == ()
+    assert words(prompt).endswith("Small left effusion.")
+
+
 @pytest.mark.parametrize(
     "task", [t for t, w in CHEXAGENT.tasks.items() if w.needs_text and t is not Task.PROGRESSION]
 )

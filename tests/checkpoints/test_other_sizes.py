@@ -138,7 +138,7 @@ def make_cxr_llava(folder: Path) -> Layout:
     write_sentencepiece(folder / "tokenizer.model", 500)
 
     def oracle(prompt: Prompt) -> Tensor:
-        hidden = tower.pre_layrnorm(tower.embeddings(torch.from_numpy(prompt.pixel_values)))
+        hidden = tower.pre_layrnorm(tower.embeddings(torch.tensor(prompt.pixel_values)))
         features = tower.post_layernorm(tower.encoder(inputs_embeds=hidden).last_hidden_state)[0, 1:]
         embeds = spliced(prompt, llama.get_input_embeddings(), projector(features))
         return llama(inputs_embeds=embeds).logits[0]
@@ -234,7 +234,7 @@ def make_chexagent(folder: Path) -> Layout:
     )
 
     def oracle(prompt: Prompt) -> Tensor:
-        hidden = tower.embeddings(torch.from_numpy(prompt.pixel_values))
+        hidden = tower.embeddings(torch.tensor(prompt.pixel_values))
         features = tower.encoder(inputs_embeds=hidden).last_hidden_state[0]
         image = norm(pool(features + table)) @ matrix
         return phi(inputs_embeds=spliced(prompt, phi.get_input_embeddings(), image)).logits[0]
@@ -297,7 +297,7 @@ def make_llava_rad(folder: Path) -> Layout:
     )
 
     def oracle(prompt: Prompt) -> Tensor:
-        pixels = torch.from_numpy(prompt.pixel_values)
+        pixels = torch.tensor(prompt.pixel_values)
         features = tower(pixels, output_hidden_states=True).hidden_states[-3][0, 1:]
         embeds = spliced(prompt, llama.get_input_embeddings(), projector(features))
         return llama(inputs_embeds=embeds).logits[0]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cxr_assistant.checkpoints import cxr_llava
+from cxr_assistant.checkpoints import cxr_llava, streaming
 from cxr_assistant.checkpoints.blindness import require_sight
 from cxr_assistant.checkpoints.random_sizes import TINY_SIZES
 from cxr_assistant.checkpoints.random_weights import write_random_checkpoint
 from cxr_assistant.checkpoints.spec import find_module
-from cxr_assistant.errors import WeightsMismatch
+from cxr_assistant.errors import OutOfMemory, WeightsMismatch
 from cxr_assistant.models.clip_decoder import ClipDecoder
 
 
@@ -69,6 +69,27 @@ def test_weights_in_their_stored_type_stay_mapped_to_the_file(converted: Path) -
     with Path("/proc/self/maps").open(encoding="ascii") as maps:
         spans = [line.split()[0].split("-") for line in maps if str(converted / "model.safetensors") in line]
     assert any(int(low, 16) <= weight.data_ptr() < int(high, 16) for low, high in spans)
+
+
+def test_a_cast_in_huge_pages_is_the_same_cast() -> None:
+    tensor = torch.randn(1024, 2048).half()
+    made = streaming._cast(tensor, torch.bfloat16, "cpu")
+    assert torch.equal(made, tensor.to(torch.bfloat16))
+    made += 1  # it is ours to write to
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")], ids=repr)
+def test_memory_that_runs_out_in_the_middle_of_loading_is_a_sentence(
+    converted: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(streaming, "_cast", fail)
+        with pytest.raises(OutOfMemory, match="The memory of 'cpu' does not hold this model in fp32"):
+            build(converted, "fp32")
+    assert build(converted, "fp32").device.type == "cpu"
 
 
 def test_a_configuration_that_contradicts_the_weights(converted: Path, tmp_path: Path) -> None:
