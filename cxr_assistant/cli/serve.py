@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from cxr_assistant.assistant import Assistant
     from cxr_assistant.settings import Settings
 
-__all__ = ["add_command"]
+__all__ = ["add_command", "end_in_order_when_told"]
 
 
 def add_command(subparsers: Subparsers) -> None:
@@ -32,6 +34,7 @@ def add_command(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     settings = _settings(arguments)
+    end_in_order_when_told()
     from cxr_assistant.assistant import load
     from cxr_assistant.ui.app import build_app, launch
 
@@ -40,6 +43,15 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         Thread(target=_warm_up, args=(assistant,), daemon=True).start()
         launch(build_app(assistant, settings), settings)
     return 0
+
+
+def end_in_order_when_told() -> None:
+    """Let SIGTERM end this process the way in which its main function ends.
+
+    The server hands the signal back once it has shut down; by default that would end the process there and
+    then, with uploads on the disk and an engine that nobody has told.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

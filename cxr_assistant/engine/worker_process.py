@@ -7,6 +7,7 @@ event in turn, and the connection is read between events and whenever somebody a
 from __future__ import annotations
 
 import signal
+import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -90,6 +91,9 @@ def serve(connection: Connection, make_service: MakeService) -> None:
         _Loop(connection, make_service()).run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # nobody is left to answer
+    except Exception as error:  # the edge of this process: a traceback would tell what was asked
+        sys.stderr.write(f"the engine stopped: {type(error).__name__}\n")
+        sys.exit(1)
 
 
 @dataclass

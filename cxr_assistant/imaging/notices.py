@@ -9,8 +9,12 @@ __all__ = ["NOTICE_IDS"]
 
 SECONDARY_CAPTURE = "Secondary capture: this is a copy of a film, its gray scale may have been changed."
 OTHER_MODALITY = "The file says 'other' (OT) as its modality; make sure that it is a radiograph."
-BURNED_IN = "The file says that text is burned into the picture: it may show patient data."
-MAYBE_BURNED_IN = "The picture seems to contain text: make sure that it shows no patient data."
+BURNED_IN = (
+    "The file says that text is burned into the picture: it may show patient data, and sway the answer."
+)
+MAYBE_BURNED_IN = (
+    "The picture seems to contain text: make sure that it shows no patient data; it can sway the answer."
+)
 OTHER_BODY_PART = "The file says that it does not show the chest; this assistant reads chest radiographs."
 MIRRORED = "Patient Orientation says that the film is mirrored: its left is the patient's left."
 INVALID_WINDOW = "A window in the file is invalid and was not used."
