@@ -214,6 +214,7 @@ def test_a_checkpoint_may_interpret_its_own_text(
     assert not answer.text
 
 
+@pytest.mark.requirement("U11")
 def test_the_web_process_does_not_import_torch(settings: Settings) -> None:
     script = (
         "import sys\n"

@@ -131,6 +131,7 @@ def test_projected_features_are_those_of_the_authors(golden: Golden, number: str
     np.testing.assert_allclose(embeds[0], golden.arrays[f"projected_{number}"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.requirement("W6")
 def test_the_rendered_chat_is_the_authors_text(golden: Golden, case: dict[str, Any]) -> None:
     films = FILMS[: len(case["images"])]
     pieces = chexagent.chat_pieces(case["prompt"], films)

@@ -126,6 +126,7 @@ def test_projected_features_are_those_of_the_authors(golden: Golden, image: int)
     _assert_close(embeds, golden.tensors[f"img{image}.projected"], FEATURE_ATOL[golden.precision])
 
 
+@pytest.mark.requirement("W6")
 def test_the_rendered_chat_is_the_authors_text(case: dict[str, Any]) -> None:
     turns = [(turn.role, turn.text) for turn in _conversation(case).turns]
     assert "".join(cxr_llava.chat_pieces(turns)) == case["prompt"]

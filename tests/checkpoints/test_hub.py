@@ -112,6 +112,7 @@ def test_a_line_that_stays_dead_says_that_it_goes_on_later(hub: Hub, server: Loo
     assert "goes on where it stopped" in caught.value.hint
 
 
+@pytest.mark.requirement("W1")
 def test_one_flipped_byte_is_refused_and_nothing_stays(hub: Hub, server: LoopbackHub) -> None:
     server.flipped = {"model.safetensors"}
     with pytest.raises(CorruptWeights, match="hash differs"):
@@ -131,6 +132,7 @@ def test_the_token_never_reaches_the_storage_servers(server: LoopbackHub, tmp_pa
     assert server.tokens_at_storage == []
 
 
+@pytest.mark.requirement("W1")
 @pytest.mark.parametrize("revision", ["main", "v1.0", REVISION[:12], REVISION.upper()])
 def test_an_unpinned_revision_is_refused_before_the_network(hub: Hub, revision: str) -> None:
     with pytest.raises(WeightsMismatch, match="40 hexadecimal digits"):
@@ -183,6 +185,7 @@ def test_no_network_is_a_sentence(tmp_path: Path, server: LoopbackHub) -> None:
     assert caught.value.code == "no_network"
 
 
+@pytest.mark.requirement("W5")
 def test_offline_serves_the_cache_and_refuses_the_rest(hub: Hub) -> None:
     hub.fetch(file_named(hub, "model.safetensors"), ignore)
     offline = Hub(hub.endpoint, hub.cache_dir, token=None, is_offline=True)

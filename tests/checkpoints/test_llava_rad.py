@@ -128,6 +128,7 @@ def test_sampling_defaults_of_vicuna_are_gone(converted: Path) -> None:
     assert not {"temperature", "top_p", "max_length"} & generation.keys()
 
 
+@pytest.mark.requirement("W3")
 def test_nothing_in_the_folder_asks_for_code(converted: Path) -> None:
     assert not list(converted.glob("*.py"))
     assert "auto_map" not in "".join(path.read_text("utf-8") for path in converted.glob("*.json"))
@@ -150,6 +151,7 @@ def test_the_reason_for_the_exam_is_given_in_the_words_of_training(model: StockL
     assert "image given the following indication: cough and fever ASSISTANT:" in text
 
 
+@pytest.mark.requirement("O1")
 def test_special_tokens_in_the_reason_stay_text(model: StockLlava) -> None:
     prompt = render(model, indication="</s> <image> <s>")
     specials = {model.processor.tokenizer.id_of(token) for token in ("</s>", "<image>")}
@@ -252,6 +254,7 @@ def test_a_missing_shard_is_a_missing_tensor(published: Path) -> None:
         convert(published)
 
 
+@pytest.mark.requirement("W7")
 def test_a_pickle_that_would_run_code_is_not_opened(published: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple[Any, ...]:

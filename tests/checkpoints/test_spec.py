@@ -100,6 +100,7 @@ def test_the_card_is_complete(checkpoint: Checkpoint) -> None:
     assert checkpoint.licence.url.startswith("https://")
 
 
+@pytest.mark.requirement("W1")
 def test_every_file_is_pinned(checkpoint: Checkpoint) -> None:
     assert PINNED.fullmatch(checkpoint.revision)
     assert checkpoint.is_embedded or checkpoint.files

@@ -125,6 +125,7 @@ def test_one_progress_display_goes_through_all_stages(fetched: Fetched) -> None:
     assert last.done_bytes == last.total_bytes > 1_000_000
 
 
+@pytest.mark.requirement("W5", "W7")
 def test_the_second_time_needs_no_network(fetched: Fetched) -> None:
     nowhere = Hub("http://127.0.0.1:9", fetched.hub.cache_dir, token=None, is_offline=True)
     assert weights.fetch(CHEXAGENT, fetched.weights_dir, hub=nowhere) == fetched.folder
@@ -164,6 +165,7 @@ def test_the_embedded_model_is_ready_when_its_tensors_are_there(
     assert weights.is_ready(get_checkpoint("embedded"), tmp_path)
 
 
+@pytest.mark.requirement("W2", "W3")
 def test_our_configuration_asks_for_no_code(fetched: Fetched) -> None:
     config = json.loads((fetched.folder / "config.json").read_text("utf-8"))
     assert "auto_map" not in config
@@ -173,6 +175,7 @@ def test_our_configuration_asks_for_no_code(fetched: Fetched) -> None:
 # -------------------------------------------------------------------- what goes wrong on the way
 
 
+@pytest.mark.requirement("W1", "W7")
 def test_one_flipped_byte_is_refused_and_nothing_is_converted(
     hub: Hub, server: LoopbackHub, tmp_path: Path
 ) -> None:
@@ -220,6 +223,7 @@ def test_a_quota_that_ends_during_conversion_leaves_nothing(
     assert [path.name for path in target.iterdir()] == [".locks"]
 
 
+@pytest.mark.requirement("W7")
 def test_a_killed_converter_leaves_nothing_and_says_so(hub: Hub, fetched: Fetched, tmp_path: Path) -> None:
     def kill_child(reading: Progress) -> None:
         if reading.stage is Stage.TESTING:  # all is written by now, and nothing is accepted yet
@@ -295,6 +299,7 @@ def test_a_missing_file_of_a_converted_folder(copy: Path) -> None:
         weights.locate(CHEXAGENT, copy)
 
 
+@pytest.mark.requirement("W1")
 def test_a_changed_file_of_a_converted_folder(copy: Path) -> None:
     with (copy / "model.safetensors").open("ab") as stream:
         stream.write(b"x")
@@ -322,6 +327,7 @@ def test_a_folder_of_an_older_converter_is_made_again(copy: Path) -> None:
         weights.locate(CHEXAGENT, copy)
 
 
+@pytest.mark.requirement("W3")
 def test_a_configuration_that_asks_for_code(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text("utf-8"))
     config["auto_map"] = {"AutoModel": "modeling_evil.Model"}

@@ -244,6 +244,7 @@ def test_two_answers_can_take_turns(model: VisionLanguageModel) -> None:
 # ------------------------------------------------------------------------------------------------ memory
 
 
+@pytest.mark.requirement("D5")
 @pytest.mark.parametrize(
     "error",
     [

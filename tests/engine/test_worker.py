@@ -82,6 +82,7 @@ def test_an_error_leaves_the_worker_able(any_worker: Worker) -> None:
     assert collect(any_worker.submit(request("count 2"))).text == "0 1 "
 
 
+@pytest.mark.requirement("D3")
 def test_a_cancel_while_decoding_stops_the_answer(any_worker: Worker) -> None:
     pulled: list[Any] = []
     for event in any_worker.submit(request("count 3000"), lambda: len(pulled) >= 5):
@@ -90,6 +91,7 @@ def test_a_cancel_while_decoding_stops_the_answer(any_worker: Worker) -> None:
     assert len(pulled) < 1000
 
 
+@pytest.mark.requirement("D3")
 def test_a_cancel_during_prefill_stops_the_answer(any_worker: Worker) -> None:
     started = time.monotonic()
     (only,) = any_worker.submit(request("prefill 500"), lambda: time.monotonic() - started > 0.1)
@@ -147,6 +149,7 @@ def test_short_answers_do_not_wait_for_long_ones(process_worker: ProcessWorker) 
     long.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.requirement("D6")
 def test_a_stream_cancelled_while_the_engine_is_deaf_ends_by_itself(process_worker: ProcessWorker) -> None:
     started = time.monotonic()
     (only,) = process_worker.submit(request("hang 2"), lambda: True)
@@ -161,6 +164,7 @@ def test_a_closed_stream_frees_the_engine(process_worker: ProcessWorker) -> None
     wait_until(lambda: collect(process_worker.submit(request("others"))).text == "0 ")
 
 
+@pytest.mark.requirement("D6", "D8")
 def test_a_killed_process_is_said_and_replaced() -> None:
     worker = ProcessWorker(make_obedient)
     try:

@@ -19,6 +19,7 @@ def labelled(text: str, size: int, height: int = 512, width: int = 480) -> NDArr
     return np.asarray(film)
 
 
+@pytest.mark.requirement("P3")
 @pytest.mark.parametrize("text", ["DOE^JANE 1970-02-03", "R AP PORTABLE"])
 @pytest.mark.parametrize(
     ("size", "height", "width"), [(12, 512, 480), (18, 512, 480), (28, 2500, 2048), (80, 2500, 2048)]

@@ -34,6 +34,7 @@ def cases() -> list[Any]:
     return [pytest.param(case, id=case["file"]) for case in expectations()["files"]]
 
 
+@pytest.mark.requirement("U1", "U2", "U5", "U6", "U9")
 @pytest.mark.parametrize("case", cases())
 def test_every_hostile_file_gets_its_verdict(case: dict[str, Any]) -> None:
     data = (BAD_INPUTS / "files" / case["file"]).read_bytes()
@@ -92,6 +93,7 @@ def shared_bytes(entry: dict[str, Any]) -> bytes:
     return data
 
 
+@pytest.mark.requirement("U6")
 @pytest.mark.shared
 @pytest.mark.parametrize("entry", shared_files("cxr"))
 def test_every_real_picture_is_read(entry: dict[str, Any]) -> None:
@@ -111,6 +113,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.requirement("U6", "U11")
 @pytest.mark.shared
 @pytest.mark.parametrize("entry", shared_files("dicom"))
 def test_every_real_dicom_is_read_or_refused_as_the_manifest_says(entry: dict[str, Any]) -> None:

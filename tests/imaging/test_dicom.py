@@ -74,6 +74,7 @@ def test_8_bit_pixels_in_big_endian_words_are_put_in_order() -> None:
     )
 
 
+@pytest.mark.requirement("U6", "U11")
 @pytest.mark.parametrize("uid", [RLELossless, JPEGLSLossless], ids=["rle", "jpeg-ls"])
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_lossless_frames_are_equal(uid: str, bits: int) -> None:
@@ -82,6 +83,7 @@ def test_lossless_frames_are_equal(uid: str, bits: int) -> None:
     np.testing.assert_array_equal(radiograph.stored, pixels)
 
 
+@pytest.mark.requirement("U6", "U11")
 @pytest.mark.parametrize(
     "uid",
     [
@@ -133,6 +135,7 @@ def test_a_monochrome1_twin_is_shown_like_its_monochrome2_twin() -> None:
     np.testing.assert_allclose(render_for_people(twin), render_for_people(read()), atol=1e-6)
 
 
+@pytest.mark.requirement("U6")
 @pytest.mark.parametrize(
     ("photometric", "shape", "is_inverted"),
     [
@@ -286,6 +289,7 @@ def test_without_a_session_key_nothing_points_at_the_patient() -> None:
     assert (radiograph.patient_hash, radiograph.day_offset) == (None, None)
 
 
+@pytest.mark.requirement("P1")
 def test_no_text_of_the_file_survives() -> None:
     """A marker in every text element of the file, nested and private ones too: none comes out."""
     ds = builders.data_set(THORAX)
@@ -313,6 +317,7 @@ def test_phantoms_of_this_project_are_recognised(manufacturer: str, is_phantom: 
     assert read(Manufacturer=manufacturer).is_marked_phantom is is_phantom
 
 
+@pytest.mark.requirement("U12", "P3")
 @pytest.mark.parametrize(
     ("elements", "notice"),
     [
@@ -327,6 +332,7 @@ def test_what_is_odd_is_read_and_said(elements: dict[str, Any], notice: str) -> 
     assert notice in read(**elements).notices
 
 
+@pytest.mark.requirement("U12")
 @pytest.mark.parametrize("modality", ["CR", "DX", "RG"])
 def test_radiographs_are_read_without_remarks(modality: str) -> None:
     radiograph = read(Modality=modality)

@@ -26,6 +26,7 @@ def test_8_bit_gray_is_shown_as_it_is(picture_format: str) -> None:
     np.testing.assert_array_equal(render_for_model(radiograph, Rendering.MIMIC_CXR_JPG), radiograph.stored)
 
 
+@pytest.mark.requirement("U6")
 def test_16_bit_gray_keeps_its_range() -> None:
     radiograph = read_radiograph(picture(SIXTEEN))
     np.testing.assert_array_equal(radiograph.stored, SIXTEEN)
@@ -74,6 +75,7 @@ UPRIGHT_OF = {
 }
 
 
+@pytest.mark.requirement("U6")
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("picture_format", ["PNG", "JPEG"])
 def test_exif_orientation_is_applied(orientation: int, picture_format: str) -> None:

@@ -41,6 +41,7 @@ def refused(data: bytes) -> StudyError:
     return caught.value
 
 
+@pytest.mark.requirement("U4", "U9")
 @pytest.mark.parametrize(
     ("data", "error", "code"),
     [
@@ -60,6 +61,7 @@ def test_content_decides_what_a_file_is(data: bytes, error: type, code: str) -> 
     assert (type(caught), caught.code) == (error, code)
 
 
+@pytest.mark.requirement("U3")
 def test_a_file_above_the_upload_limit_is_refused_unread() -> None:
     with pytest.raises(UnusableImage) as caught:
         recognise(bytes(refusals.MAX_UPLOAD_BYTES + 1))
@@ -76,6 +78,7 @@ def test_missing_pixels_are_never_shown_as_black() -> None:
     assert refused(dicom(PixelData=THORAX.tobytes()[:-2])).code == "truncated"
 
 
+@pytest.mark.requirement("U12")
 @pytest.mark.parametrize(
     ("modality", "word"),
     [("CT", "CT"), ("MR", "MR"), ("US", "ultrasound"), ("MG", "mammogram"), ("DR", "DR"), ("PX", "dental")],
@@ -86,6 +89,7 @@ def test_another_modality_is_named(modality: str, word: str) -> None:
     assert word in caught.message
 
 
+@pytest.mark.requirement("U12")
 @pytest.mark.parametrize("modality", ["ZZCANARY", "", None])
 def test_an_unknown_modality_is_not_echoed(modality: str | None) -> None:
     caught = refused(dicom(Modality=modality))
@@ -179,6 +183,7 @@ def many(count: int) -> bytes:
     return b"".join(element(0x00090000 + number, b"CS", b"X ") for number in range(count))
 
 
+@pytest.mark.requirement("U3")
 @pytest.mark.parametrize(
     ("make", "limit"),
     [
@@ -223,6 +228,7 @@ def test_an_element_that_occurs_twice_is_refused() -> None:
         walk_data_set(memoryview(body), frozenset({0x00280010}), Encoding())
 
 
+@pytest.mark.requirement("U3")
 def test_inflating_stops_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     def deflated(size: int) -> memoryview:
         packer = zlib.compressobj(wbits=-15)
@@ -272,6 +278,7 @@ def bad_rle(header: bytes) -> Callable[[], bytes]:
     return lambda: builders.encapsulated(header + bytes(700), THORAX, 12, "1.2.840.10008.1.2.5")
 
 
+@pytest.mark.requirement("U5")
 @pytest.mark.parametrize(
     "make",
     [
@@ -301,6 +308,7 @@ def progressive_with_scans(count: int) -> bytes:
     return stream[:-2] + stream[start:-2] * (count - own_scans) + b"\xff\xd9"
 
 
+@pytest.mark.requirement("U3")
 def test_the_scans_of_a_jpeg_are_counted() -> None:
     limit = refusals.MAX_JPEG_SCANS
     assert walk_jpeg(memoryview(progressive_with_scans(limit))).num_scans == limit
@@ -353,6 +361,7 @@ def test_a_damaged_or_useless_picture_is_refused(data: bytes, code: str) -> None
     assert refused(data).code == code
 
 
+@pytest.mark.requirement("U3")
 @pytest.mark.parametrize(("width", "height"), [(32, 256), (32, 32), (256, 32)])
 def test_a_picture_at_the_limits_is_read(width: int, height: int) -> None:
     assert read_radiograph(picture(builders.thorax(height, width, 8).astype(np.uint8))).stored.shape == (
@@ -361,6 +370,7 @@ def test_a_picture_at_the_limits_is_read(width: int, height: int) -> None:
     )
 
 
+@pytest.mark.requirement("U4")
 def test_only_the_recognised_format_is_ever_opened() -> None:
     """A TIFF behind a PNG signature reaches no TIFF reader."""
     tiff = picture(Image.fromarray(EIGHT), "TIFF")

@@ -141,6 +141,7 @@ def packed(**changes: object) -> bytes:
     return json.dumps({**facts, **changes}).encode()
 
 
+@pytest.mark.requirement("P1", "U7")
 @pytest.mark.parametrize(
     "facts",
     [

@@ -72,6 +72,7 @@ def test_the_documented_mcp_client_runs(address: str) -> None:
     assert len(rest) == 4
 
 
+@pytest.mark.requirement("A3")
 def test_six_functions_and_nothing_else_can_be_called(client: Client) -> None:
     info = client.view_api(return_format="dict")
     assert set(info["named_endpoints"]) == {f"/{name}" for name in ENDPOINTS}
@@ -86,6 +87,7 @@ def test_every_reply_is_typed(client: Client) -> None:
         assert all(p["python_type"]["type"] in ("str", "filepath") for p in endpoint["parameters"])
 
 
+@pytest.mark.requirement("P6")
 def test_a_film_is_gone_from_the_disk_when_it_was_answered(client: Client, film: Path) -> None:
     client.predict(film=handle_file(film), model="llava-rad", api_name="/draft_findings")
     left = [p for p in make_upload_dir().rglob("*") if p.is_file() and p.stat().st_size > 1000]
@@ -124,6 +126,7 @@ def test_a_job_that_is_cancelled_ends_its_answer(client: Client, film: Path, wor
     assert worker.running == 0
 
 
+@pytest.mark.requirement("A3")
 @pytest.mark.parametrize(
     "film",
     [
@@ -157,6 +160,7 @@ def test_a_refusal_reaches_the_program_as_a_sentence(client: Client, film: Path)
         client.predict(film=handle_file(film), model="embedded", api_name="/draft_findings")
 
 
+@pytest.mark.requirement("P5")
 def test_what_went_wrong_inside_stays_inside(client: Client, film: Path) -> None:
     with pytest.raises(AppError, match=r"Something went wrong.*\[unexpected\]") as refusal:
         client.predict(film=handle_file(film), question="explode", model="llava-rad", api_name="/ask")

@@ -47,6 +47,7 @@ def test_files_without_an_extension_may_be_chosen(config: dict[str, Any]) -> Non
     assert upload["props"].get("file_types") is None
 
 
+@pytest.mark.requirement("P8")
 def test_nothing_is_reported_to_anyone(config: dict[str, Any]) -> None:
     assert config["analytics_enabled"] is False
 
@@ -57,6 +58,7 @@ def test_templates_hold_nothing_that_gradio_would_run(name: str) -> None:
     assert not any(sign in text for sign in ("${", "{{", "`"))
 
 
+@pytest.mark.requirement("O4")
 @pytest.mark.parametrize(
     "name",
     [
@@ -88,6 +90,7 @@ def client(sessions: dict[str, Session]) -> TestClient:
     return TestClient(Starlette(routes=film_routes(sessions.get, ReadingRoom(assistant).picture_as_seen)))
 
 
+@pytest.mark.requirement("P7")
 @pytest.mark.parametrize("kind", ["pixels", "thumbnail", "as-seen-by-llava-rad"])
 def test_a_film_is_served_to_its_owner_and_never_cached(
     client: TestClient, sessions: dict[str, Session], kind: str
@@ -97,6 +100,7 @@ def test_a_film_is_served_to_its_owner_and_never_cached(
     assert response.headers["cache-control"] == "no-store"
 
 
+@pytest.mark.requirement("P7")
 def test_a_token_is_worth_nothing_to_somebody_else(client: TestClient, sessions: dict[str, Session]) -> None:
     stolen = sessions["ann"].film_token(sessions["ann"].shown)
     assert client.get(f"/film/bob/{stolen}/pixels").status_code == 404

@@ -67,6 +67,7 @@ def test_stop_ends_the_answer_and_keeps_what_was_written(session: Session, board
     assert worker.running == 0
 
 
+@pytest.mark.requirement("D3")
 def test_stop_before_the_first_word_is_not_lost(session: Session, board: Switchboard) -> None:
     chat = Chat(ScriptedAssistant(ScriptedWorker(prefill_delay_s=5.0)), board)
     stream = ask(chat, session, "Heart?")
@@ -106,6 +107,7 @@ def test_every_failure_is_a_card_and_the_session_goes_on(
     assert last(ask(chat, failed, "Heart?")).exchanges[-1].phase is Phase.DONE
 
 
+@pytest.mark.requirement("P5")
 def test_an_unexpected_error_tells_and_logs_nothing_of_its_text(
     chat: Chat, session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -129,6 +131,7 @@ def test_a_question_before_any_film_is_answered_with_a_hint(chat: Chat) -> None:
     assert failed.exchanges[-1].problem.code == "missing_radiograph"
 
 
+@pytest.mark.requirement("D2")
 def test_a_question_that_is_too_long_says_how_long(chat: Chat, session: Session) -> None:
     refused = last(ask(chat, session, "x" * (MAX_PROMPT + 1)))
     assert isinstance(refused.log[-1], Remark)

@@ -39,6 +39,7 @@ def tags_of(html: str) -> set[str]:
     return set(re.findall(r"<\s*([a-zA-Z]+)", html))
 
 
+@pytest.mark.requirement("O2")
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_text_becomes_markup_wherever_it_stands(session: Session, text: str) -> None:
     plain = (
@@ -58,6 +59,7 @@ def test_no_text_becomes_markup_wherever_it_stands(session: Session, text: str) 
     assert re.findall(r"<[^>]*>", html_of(hostile)) == re.findall(r"<[^>]*>", html_of(plain))
 
 
+@pytest.mark.requirement("O2")
 @pytest.mark.parametrize("cut", range(1, 29))
 def test_a_tag_cut_in_two_by_the_stream_is_no_tag(session: Session, cut: int) -> None:
     whole = "<img src=x onerror=alert(1)>x"
@@ -66,6 +68,7 @@ def test_a_tag_cut_in_two_by_the_stream_is_no_tag(session: Session, cut: int) ->
     assert "img" not in tags_of(html_of(streamed.heard(TextDelta(whole[cut:]))))
 
 
+@pytest.mark.requirement("O3")
 def test_clinical_inequalities_survive_unchanged(session: Session) -> None:
     html = html_of(session.ask(Task.QUESTION, "?").heard(TextDelta("SpO2 <90% & >5 cm")))
     assert "SpO2 &lt;90% &amp; &gt;5 cm" in html
@@ -138,6 +141,7 @@ def test_the_model_card_tells_licence_abilities_and_weakness() -> None:
     assert "synthetic films only" in html
 
 
+@pytest.mark.requirement("A8")
 def test_the_ribbon_says_what_this_is_not() -> None:
     assert "Not a medical device" in render.RIBBON
 

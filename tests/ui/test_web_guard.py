@@ -26,6 +26,7 @@ def world(make_world: MakeWorld) -> World:
 # What is answered at all --------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("A3")
 @pytest.mark.parametrize(
     "path",
     [
@@ -60,6 +61,7 @@ def test_a_method_that_is_not_on_the_list_is_not_there(world: World) -> None:
     assert world.browser().put("/gradio_api/upload").status_code == 404
 
 
+@pytest.mark.requirement("A2")
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "169.254.169.254.nip.io", ""])
 def test_a_foreign_host_name_is_refused(world: World, host: str) -> None:
     assert world.program().get("/", headers={"host": host}).status_code == 400
@@ -95,6 +97,7 @@ def test_the_word_of_a_trusted_proxy_counts(make_world: MakeWorld) -> None:
 # The cookie and the headers ----------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("A2")
 def test_the_cookie_is_random_and_out_of_reach_of_scripts(world: World) -> None:
     cookies = [world.program().get("/").headers["set-cookie"] for _ in range(3)]
     assert len(set(cookies)) == 3
@@ -125,6 +128,7 @@ def test_every_inline_script_carries_the_nonce_of_this_very_page(world: World) -
     assert "'unsafe-inline'" not in first.headers["content-security-policy"].split("style-src")[0]
 
 
+@pytest.mark.requirement("O4")
 @pytest.mark.parametrize("path", ["/", "/gradio_api/nowhere", "/healthz", "/assets/a.js", "/config"])
 def test_every_response_has_the_headers(world: World, path: str) -> None:
     headers = world.browser().get(path).headers
@@ -151,6 +155,7 @@ def _cancel(client: Any, page: str, event: str) -> Any:
     return client.post("/gradio_api/cancel", json=body)
 
 
+@pytest.mark.requirement("P7")
 @pytest.mark.parametrize("who", ["browser", "program"])
 def test_nobody_else_listens_joins_or_cancels(world: World, who: str) -> None:
     ann = world.browser()
@@ -168,6 +173,7 @@ def test_nobody_else_listens_joins_or_cancels(world: World, who: str) -> None:
     assert len(world.inner.seen) == reached
 
 
+@pytest.mark.requirement("P7")
 def test_a_thousand_guesses_reach_nothing(world: World, tmp_path: Path) -> None:
     ann, bob = world.browser("192.0.2.1"), world.browser("192.0.2.2")
     event = world.join(ann, ANN).json()["event_id"]
@@ -210,6 +216,7 @@ def test_the_last_connection_that_closes_is_told(world: World) -> None:
 # Files -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("U8")
 def test_an_upload_gets_a_random_name_from_the_first_byte(world: World, tmp_path: Path) -> None:
     answer = world.browser().post("/gradio_api/upload", files={"files": ("DOE^JANE.dcm", b"film")})
     (path,) = map(Path, answer.json())
@@ -217,6 +224,7 @@ def test_an_upload_gets_a_random_name_from_the_first_byte(world: World, tmp_path
     assert "DOE" not in answer.text and path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.requirement("U8")
 def test_a_file_that_came_in_is_handed_out_to_nobody_not_even_its_owner(world: World) -> None:
     ann = world.browser()
     (path,) = ann.post("/gradio_api/upload", files={"files": ("a", b"film")}).json()
@@ -252,6 +260,7 @@ def test_a_large_body_is_refused(world: World, path: str, is_announced: bool) ->
     assert world.inner.seen == []
 
 
+@pytest.mark.requirement("D7")
 @pytest.mark.parametrize("is_file", [True, False], ids=["file", "field"])
 def test_an_upload_within_its_bounds_only(make_world: MakeWorld, tmp_path: Path, is_file: bool) -> None:
     world = make_world(CXR_MAX_FILE_MIB="1", CXR_MAX_UPLOAD_MIB="2")
@@ -270,6 +279,7 @@ def test_a_body_that_is_no_json_object_is_refused(world: World) -> None:
 # Other sites and many requests ---------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("A2")
 @pytest.mark.parametrize(
     "headers",
     [{"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}],
@@ -288,6 +298,7 @@ def test_the_own_page_can(world: World) -> None:
     assert world.browser().post("/gradio_api/queue/join", json=body, headers=headers).status_code == 200
 
 
+@pytest.mark.requirement("D1")
 def test_an_address_that_asks_too_often_is_told_when_to_come_back(make_world: MakeWorld) -> None:
     world = make_world(CXR_REQUESTS_PER_MINUTE="10")
     busy, calm = world.program("192.0.2.1"), world.program("192.0.2.2")
@@ -312,6 +323,7 @@ def hospital(make_world: MakeWorld, tmp_path: Path) -> World:
     return make_world(CXR_PROFILE="onprem", CXR_USERS_FILE=str(tmp_path / "users"), CXR_API_TOKEN="t" * 40)
 
 
+@pytest.mark.requirement("A1")
 def test_nothing_but_the_login_is_open_in_a_hospital(hospital: World) -> None:
     stranger = hospital.program()
     page = stranger.get("/")
@@ -322,6 +334,7 @@ def test_nothing_but_the_login_is_open_in_a_hospital(hospital: World) -> None:
     assert stranger.get("/healthz").status_code == 200
 
 
+@pytest.mark.requirement("A4")
 def test_a_program_needs_the_token_in_a_hospital(hospital: World) -> None:
     good, bad = ({"authorization": f"Bearer {letter * 40}"} for letter in "tu")
     body = {"session_hash": ANN, "fn_index": 7}
@@ -343,6 +356,7 @@ def test_nothing_but_http_is_spoken(world: World) -> None:
         pass
 
 
+@pytest.mark.requirement("D7", "P6")
 def test_an_upload_that_was_cut_off_leaves_nothing(world: World, tmp_path: Path) -> None:
     headers = {"content-type": "multipart/form-data; boundary=b"}
     cut = [b"--b\r\nContent-Disposition: form-data; name=files; filename=x\r\n\r\nhalf a film"]

@@ -57,6 +57,7 @@ def _admission(clock: Clock, max_answers: int = 100, **limits: int) -> Admission
     return Admission(Limits(**limits), max_answers, PEOPLE.get, clock)
 
 
+@pytest.mark.requirement("D1")
 def test_one_visitor_has_an_answer_that_is_written_and_one_that_waits(clock: Clock) -> None:
     admission = _admission(clock)
     with admission.answer("ann-1"), admission.answer("ann-1"):
@@ -87,6 +88,7 @@ def test_users_of_one_hospital_are_told_apart(clock: Clock) -> None:
         assert admission.num_open == 3
 
 
+@pytest.mark.requirement("D1")
 def test_who_asks_too_often_is_told_when_to_ask_again(clock: Clock) -> None:
     admission = _admission(clock, answers_per_minute=2)
     for visitor in ("ann-1", "ann-2"):  # two tabs of one browser
@@ -110,6 +112,7 @@ def test_a_place_is_given_back_when_an_answer_fails(clock: Clock) -> None:
 # The one cancel flag --------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("D2", "D3")
 def test_the_flag_is_set_by_the_clock(clock: Clock) -> None:
     flag = CancelFlag(lasts_s=10, clock=clock)
     clock.now += 9
@@ -158,6 +161,7 @@ def desk(tmp_path: Path, clock: Clock) -> Desk:
 ANN = PEOPLE["ann-1"]
 
 
+@pytest.mark.requirement("P6", "D3")
 def test_a_page_is_forgotten_soon_after_its_last_connection_and_its_answer_ended(
     desk: Desk, clock: Clock
 ) -> None:
@@ -182,6 +186,7 @@ def test_a_page_on_which_nobody_does_anything_is_forgotten(desk: Desk, clock: Cl
     assert desk.forgotten == ["ann-1"]
 
 
+@pytest.mark.requirement("D4")
 def test_a_reader_who_takes_nothing_in_ends_the_answer(desk: Desk, clock: Clock) -> None:
     page = desk.ledger.open_page("ann-1", ANN)
     desk.ledger.connect(page, listens=True)
@@ -192,6 +197,7 @@ def test_a_reader_who_takes_nothing_in_ends_the_answer(desk: Desk, clock: Clock)
         assert flag.ending is Ending.STALLED
 
 
+@pytest.mark.requirement("D3")
 def test_an_answer_that_nobody_listens_to_is_ended(desk: Desk, clock: Clock) -> None:
     desk.ledger.open_page("ann-1", ANN)
     with desk.board.running("ann-1", clock=clock) as flag:
@@ -214,6 +220,7 @@ def test_a_listener_keeps_its_answer(desk: Desk, clock: Clock) -> None:
         assert flag.ending is None
 
 
+@pytest.mark.requirement("P6")
 def test_at_the_end_nothing_of_anybody_is_left(desk: Desk, tmp_path: Path) -> None:
     desk.ledger.open_page("ann-1", ANN)
     (tmp_path / "film").write_bytes(b"film")
