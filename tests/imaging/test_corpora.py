@@ -18,8 +18,10 @@ from cxr_assistant.errors import StudyError
 from cxr_assistant.imaging.notices import NOTICE_IDS
 from cxr_assistant.imaging.read import read_radiograph
 from cxr_assistant.imaging.rendering import Rendering, modality_values, render_for_model, render_for_people
+from cxr_assistant.imaging.sandbox import Bounds, Sandbox
 from cxr_assistant.settings import PROJECT_ROOT
 from cxr_assistant.study import Radiograph, ViewPosition
+from tests.figures import Figure
 
 BAD_INPUTS = Path(os.environ.get("CXR_BAD_INPUTS_DIR") or PROJECT_ROOT / "tests" / "fixtures" / "bad_inputs")
 SHARED = Path(os.environ.get("CXR_SHARED_DIR") or PROJECT_ROOT.parent / "shared")
@@ -56,6 +58,26 @@ def test_every_hostile_file_gets_its_verdict(case: dict[str, Any]) -> None:
     if case["expected"] == "reject":
         assert code == case["code"]
     assert [secret for secret in case["must_not_leak"] if secret in said] == []
+
+
+@pytest.mark.requirement("U2")
+def test_no_hostile_file_needs_more_than_300_mb_or_5_s_of_cpu(figure: Figure) -> None:
+    """The kernel holds the child to the goal, not to the far wider bound of the product; nothing changes."""
+    sandbox, wrong = Sandbox(bounds=Bounds(memory_bytes=300_000_000, cpu_s=5)), []
+    try:
+        for case in expectations()["files"]:
+            data = (BAD_INPUTS / "files" / case["file"]).read_bytes()
+            try:
+                sandbox.decode(data, b"k" * 32)
+                code = None
+            except StudyError as error:
+                code = error.code
+            if code != case["code"] and (case["expected"] != "either" or code == "internal"):
+                wrong.append(f"{case['file']}: {code}")
+    finally:
+        sandbox.close()
+    assert wrong == []
+    figure("held to", 300, "MB")
 
 
 def control() -> NDArray[np.int64]:
