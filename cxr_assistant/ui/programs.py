@@ -190,7 +190,9 @@ class Programs:
             checkpoint=chosen,
             is_cancelled=flag.is_set,
         )
-        reply = Reply(task=task.value, film_sha256=study.radiographs[0].digest)
+        (film,) = study.radiographs
+        # What the reader remarks about the film comes first: a program must not hear less than a person.
+        reply = Reply(task=task.value, film_sha256=film.digest, notices=film.notices)
         with closing(events):  # type: ignore[type-var]  # a generator: whoever hangs up ends the answer
             for bundle in paced(events):
                 for event in bundle:
