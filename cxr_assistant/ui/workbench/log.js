@@ -37,13 +37,14 @@ function patchArticle(article, html) {
   const words = (root) => [...root.querySelectorAll(".draft .words")];
   const frame = (root) => { const copy = root.cloneNode(true); words(copy).forEach((n) => n.replaceChildren()); return copy; };
   const [old, fresh] = [words(article), words(next.content)];
-  if (old.length && old.length === fresh.length) {
-    const holder = document.createElement("div");
-    holder.append(frame(next.content));
-    if (holder.innerHTML === frame(article).innerHTML) {
-      fresh.forEach((node, n) => { if (old[n].innerHTML !== node.innerHTML) old[n].innerHTML = node.innerHTML; });
-      return;
-    }
+  const holder = document.createElement("div");
+  holder.append(frame(next.content));
+  // Compared with what was drawn, not with what stands there: that may be in another language by now.
+  const isSame = article.drawn === holder.innerHTML;
+  article.drawn = holder.innerHTML;
+  if (isSame && old.length && old.length === fresh.length) {
+    fresh.forEach((node, n) => { if (old[n].innerHTML !== node.innerHTML) old[n].innerHTML = node.innerHTML; });
+    return;
   }
   const [had, opened] = [article.contains(document.activeElement), article.querySelector("details[open]")];
   article.replaceChildren(next.content);
