@@ -15,14 +15,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.speed_table import speed_table  # noqa: E402
 from cxr_assistant.checkpoints.spec import list_checkpoints  # noqa: E402
 from cxr_assistant.models.precision import GIB, Device, Footprint, list_fits  # noqa: E402
 
-__all__ = ["checkpoints_table", "memory_table", "quality_table", "with_tables"]
+__all__ = ["checkpoints_table", "memory_table", "quality_table", "speed_table", "with_tables"]
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "weights" / "embedded" / "CARD.md")
 RESULTS = ROOT / "benchmarks" / "results"
 QUALITY = RESULTS / "quality.json"
+SPEED = [RESULTS / f"speed-{device}.json" for device in ("cpu", "cuda")]
 
 
 def with_tables(text: str) -> str:
@@ -31,6 +33,7 @@ def with_tables(text: str) -> str:
         "checkpoints": checkpoints_table(),
         "memory": memory_table(_loading_results()),
         "quality": quality_table(_read(QUALITY)),
+        "speed": speed_table([run for path in SPEED if (run := _read(path)) is not None]),
     }
 
     def fill(block: re.Match[str]) -> str:

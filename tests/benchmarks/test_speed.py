@@ -1,0 +1,154 @@
+"""The benchmark of speed measures what it says: its ceiling is arithmetic, its ratios are paired."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.ceiling import Rates, Work, measure_work
+from benchmarks.contenders import Demo, Library, Ours, Question
+from benchmarks.pairing import middle, paired_ratio
+from benchmarks.speed import main
+from benchmarks.speed_table import speed_table
+from benchmarks.subjects import SUBJECTS, follow_up, make_prompt
+from benchmarks.verdicts import SPEED_TARGETS, judge_speed
+
+NUM_TOKENS = 6
+WORK = Work(
+    weight_bytes=1000,
+    kv_bytes_per_position=10,
+    decoder_weights=500,
+    head_weights=100,
+    attention_width=8,
+    num_layers=2,
+    encode_flops=4000.0,
+)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Any:
+    return SUBJECTS["tiny"].make(SUBJECTS["tiny"], Path("unused"))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("speed") / "speed.json"
+    assert main(["--quick", "--out", str(out)]) == 0
+    return json.loads(out.read_text("utf-8"))  # type: ignore[no-any-return]
+
+
+def test_a_token_moves_the_weights_once_and_the_cache_of_every_stream() -> None:
+    assert WORK.token_bytes(20) == 1200
+    assert WORK.token_bytes(20, num_streams=4) == 1800
+
+
+def test_the_floor_is_whatever_takes_longer_of_multiplying_and_reading() -> None:
+    flops = 4000 + 2 * 500 * 10 + 2 * 100 + 2 * 10**2 * 8 * 2
+    assert WORK.floor_s(Rates(read_bytes_per_s=1e9, flops_per_s=100), 10) == pytest.approx(flops / 100)
+    assert WORK.floor_s(Rates(read_bytes_per_s=100, flops_per_s=1e9), 10) == pytest.approx(10.0)
+
+
+def test_the_work_of_a_model_counts_every_matrix_of_its_decoder(tiny: Any) -> None:
+    work = measure_work(tiny)
+    layers, head = tiny.language_model.layers, tiny.head
+    matrices = sum(p.numel() for p in layers.parameters() if p.ndim == 2)
+    assert work.decoder_weights == matrices
+    assert work.weight_bytes == 4 * sum(p.numel() for m in (layers, head) for p in m.parameters())
+    # keys and values: 2 layers, 2 heads of 16, float32
+    assert work.kv_bytes_per_position == 2 * 2 * 2 * 16 * 4
+
+
+def test_a_ratio_is_the_median_over_pairs() -> None:
+    ratio = paired_ratio([2.0, 40.0, 6.0], [1.0, 10.0, 2.0])
+    assert ratio is not None
+    assert (ratio.value, ratio.num) == (3.0, 3)
+    assert 2.0 <= ratio.low <= ratio.value <= ratio.high <= 4.0
+
+
+def test_what_has_no_partner_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 measurements cannot be paired with 1"):
+        paired_ratio([1.0, 2.0], [1.0])
+
+
+def test_nothing_measured_is_none_and_not_zero() -> None:
+    assert paired_ratio([], []) is None
+    assert middle([]) is None
+    assert {verdict.is_met for verdict in judge_speed([])} == {None}
+
+
+def test_three_ways_say_the_same_on_the_same_weights(tiny: Any) -> None:
+    question = Question(make_prompt(tiny, 1))
+    room = len(question.prompt) + NUM_TOKENS
+    ways = (Demo(tiny), Library(tiny, room, compiles=False), Ours(tiny))
+    answers = [way.answer(question, NUM_TOKENS) for way in ways]
+    assert len({answer.text for answer in answers}) == 1
+    assert {answer.num_rest for answer in answers} == {NUM_TOKENS - 1}
+
+
+def test_a_demo_that_fails_says_so_instead_of_waiting_for_ever(tiny: Any) -> None:
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        Demo(tiny).answer(Question(make_prompt(tiny, 1)), 0)
+
+
+def test_a_follow_up_begins_with_the_whole_first_turn(tiny: Any) -> None:
+    prompt = make_prompt(tiny, 1)
+    later = follow_up(tiny, prompt, "w17 w4", "And on the left?")
+    assert later.token_ids[: len(prompt)] == prompt.token_ids
+    assert later.token_ids[len(prompt) : len(prompt) + 2] == (17, 4)
+    assert later.digests == prompt.digests
+
+
+def test_a_quick_run_measures_every_column(results: dict[str, Any]) -> None:
+    (row,) = results["rows"]
+    assert row["is_equal"] == {"contenders": True, "follow_up": True}
+    assert set(row["contenders"]) == {"demo", "library", "ours"}
+    ours = row["contenders"]["ours"]
+    columns = ("encode_s", "new_image_s", "same_image_s", "follow_up_s", "token_s", "tokens_per_s")
+    assert all(ours[column] > 0 for column in (*columns, "memory_bytes"))
+    assert all(ratio["num"] == 2 for ratio in row["ratios"].values())
+    assert [streams["num"] for streams in row["streams"]] == [1, 2]
+    assert row["cancel_s"] > 0
+
+
+def test_a_result_becomes_tables_without_a_number_typed_by_hand(results: dict[str, Any]) -> None:
+    table = speed_table([results])
+    (row,) = results["rows"]
+    assert f"{row['contenders']['ours']['tokens_per_s']:.1f}" in table
+    assert results["hardware"]["title"] in table
+    assert "Not measured" in speed_table([])
+
+
+def test_every_target_is_judged_when_its_row_is_there() -> None:
+    rows = [_good_row(name) for name in ("embedded", "1b-fp32", "1b-bf16", "llava-rad-bf16")]
+    verdicts = judge_speed(rows)
+    assert [verdict.name for verdict in verdicts] == [target.name for target in SPEED_TARGETS]
+    assert all(verdict.is_met for verdict in verdicts)
+
+
+def test_a_figure_below_its_target_is_missed() -> None:
+    row = _good_row("embedded")
+    row["ratios"]["tokens_per_s_over_demo"]["value"] = 1.9
+    missed = [verdict.name for verdict in judge_speed([row]) if verdict.is_met is False]
+    assert missed == ["embedded: tokens/s / demo"]
+
+
+def _good_row(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "ceiling": {"first_token_s": 1.0},
+        "contenders": {"ours": {"share_of_ceiling": {"value": 0.9}, "new_image_s": 1.2}},
+        "ratios": {
+            "tokens_per_s_over_demo": {"value": 4.0},
+            "tokens_per_s_over_library": {"value": 1.5},
+            "follow_up_sooner": {"value": 20.0},
+        },
+        "is_equal": {"contenders": True, "follow_up": True},
+        "streams": [
+            {"num": 1, "tokens_per_s": [10.0], "slowest_over_mean": [1.0]},
+            {"num": 8, "tokens_per_s": [60.0], "slowest_over_mean": [1.1]},
+        ],
+        "cancel_s": 0.01,
+    }
