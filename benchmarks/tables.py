@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,16 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.speed_table import speed_table  # noqa: E402
 from cxr_assistant.checkpoints.spec import list_checkpoints  # noqa: E402
 from cxr_assistant.models.precision import GIB, Device, Footprint, list_fits  # noqa: E402
+from cxr_assistant.settings import Limits  # noqa: E402
 
-__all__ = ["checkpoints_table", "memory_table", "quality_table", "speed_table", "with_tables"]
+__all__ = [
+    "checkpoints_table",
+    "limits_table",
+    "memory_table",
+    "quality_table",
+    "speed_table",
+    "with_tables",
+]
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "weights" / "embedded" / "CARD.md")
 RESULTS = ROOT / "benchmarks" / "results"
@@ -32,6 +41,7 @@ def with_tables(text: str) -> str:
     tables = {
         "checkpoints": checkpoints_table(),
         "memory": memory_table(_loading_results()),
+        "limits": limits_table(),
         "quality": quality_table(_read(QUALITY)),
         "speed": speed_table([run for path in SPEED if (run := _read(path)) is not None]),
     }
@@ -89,6 +99,16 @@ _NO_GPU = "computed, and not yet measured on a GPU ([how](benchmarks/README.md))
 def _loading_results() -> dict[str, dict[str, Any]]:
     found = {c.name: _read(RESULTS / f"loading-{c.name}-cuda.json") for c in list_checkpoints()}
     return {name: content for name, content in found.items() if content is not None}
+
+
+def limits_table() -> str:
+    """Every limit of the web layer with its variable, as settings.py declares it."""
+    rows = ["| variable | default | what it bounds |", "| --- | --- | --- |"]
+    rows += [
+        f"| `CXR_{limit.name.upper()}` | {limit.default} | {limit.metadata['meaning']} |"
+        for limit in fields(Limits)
+    ]
+    return "\n".join(rows)
 
 
 def quality_table(results: dict[str, Any] | None) -> str:

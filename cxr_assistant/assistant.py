@@ -415,7 +415,7 @@ def _make_worker(worker: Worker | str, settings: Settings) -> Worker:
         return worker
     kinds: dict[str, Callable[[Callable[[], Any]], Worker]] = {
         "inline": InlineWorker,
-        "process": ProcessWorker,
+        "process": partial(ProcessWorker, stuck_s=settings.limits.stuck_s),
     }
     if worker == "zerogpu":
         return _make_zerogpu_worker(settings)

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from cxr_assistant import __version__
-from cxr_assistant.cli import ask, checkpoints, inspect, phantom, report, serve, train
+from cxr_assistant.cli import ask, checkpoints, inspect, phantom, report, serve, train, user
 from cxr_assistant.cli.output import Console
 from cxr_assistant.errors import CxrAssistantError
 
 __all__ = ["main"]
 
-_SUBCOMMANDS = (report, ask, inspect, checkpoints, phantom, train, serve)
+_SUBCOMMANDS = (report, ask, inspect, checkpoints, phantom, train, serve, user)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,6 +30,12 @@ def add_command(subparsers: Subparsers) -> None:
     parser.add_argument("--precision", help="how its weights are held (default: auto, the best that fits)")
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, help="default: 7860")
+    parser.add_argument(
+        "--profile", choices=["demo", "onprem"], help="onprem: log in, keep an audit log (default: demo)"
+    )
+    parser.add_argument("--users", metavar="FILE", type=Path, help="who may log in; see `user add`")
+    parser.add_argument("--audit-log", metavar="FILE", type=Path, help="where the audit log is kept")
+    parser.add_argument("--metrics-port", metavar="PORT", type=int, help="Prometheus metrics (default: off)")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -37,6 +43,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     end_in_order_when_told()
     from cxr_assistant.assistant import load
     from cxr_assistant.ui.app import build_app, launch
+    from cxr_assistant.ui.web.profiles import check_profile
+
+    check_profile(settings)  # before anything is loaded or opened
 
     with load(settings=settings) as assistant:
         # The page opens at once, and the first question need not wait for the model.
@@ -64,6 +73,10 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         "CXR_PRECISION": arguments.precision,
         "CXR_HOST": arguments.host,
         "CXR_PORT": arguments.port,
+        "CXR_PROFILE": arguments.profile,
+        "CXR_USERS_FILE": arguments.users,
+        "CXR_AUDIT_LOG": arguments.audit_log,
+        "CXR_METRICS_PORT": arguments.metrics_port,
     }
     return read_settings(
         os.environ | {name: str(value) for name, value in given.items() if value is not None}

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from cxr_assistant.engine.service import Health, MakeService, WorkerState
+from cxr_assistant.engine.watchdog import Vitals, Watchdog
 from cxr_assistant.engine.worker_process import (
     Cancel,
     Ended,
@@ -29,7 +30,7 @@ from cxr_assistant.engine.worker_process import (
     Submit,
     serve,
 )
-from cxr_assistant.errors import WorkerUnavailable
+from cxr_assistant.errors import OutOfMemory, WorkerUnavailable
 from cxr_assistant.generation import (
     Completed,
     FinishReason,
@@ -53,12 +54,18 @@ CANCEL_GRACE_S = 0.5
 
 CLOSE_GRACE_S = 2.0
 
+STUCK_S = 120.0
+"""How long a process that owes an answer may be silent."""
+
 
 class ProcessWorker:
-    """A service in a process of its own, started in the background and restarted at the next request."""
+    """A service in a process of its own, started in the background and restarted when it is dead or stuck."""
 
-    def __init__(self, make_service: MakeService) -> None:
+    def __init__(self, make_service: MakeService, *, stuck_s: float = STUCK_S) -> None:
+        """A process that owes an answer and says nothing for `stuck_s` is ended, and another one started."""
         self._make_service = make_service
+        self._stuck_s = stuck_s
+        self._watchdog: Watchdog | None = None
         self._lock = Lock()  # guards `_line`; never held across a yield
         self._line: _Line | None = None
         self._keys = itertools.count()
@@ -98,6 +105,9 @@ class ProcessWorker:
     def close(self) -> None:
         with self._lock:
             line, self._line = self._line, None
+            watchdog, self._watchdog = self._watchdog, None
+        if watchdog is not None:
+            watchdog.close()
         if line is not None:
             line.hang_up()
 
@@ -105,7 +115,20 @@ class ProcessWorker:
         with self._lock:
             if self._line is None or self._line.is_dead:
                 self._line = _Line.open(self._make_service)
+            if self._watchdog is None:
+                self._watchdog = Watchdog(self._look_after, min(1.0, self._stuck_s / 10))
             return self._line
+
+    def _look_after(self) -> None:
+        """End a process that is stuck or worn out; start another in the place of one that has worked."""
+        with self._lock:
+            line = self._line
+        if line is None:
+            return
+        if line.is_stuck(self._stuck_s):
+            line.process.kill()  # its pipe ends with it, and everybody who waits is told
+        elif line.is_dead and line.resident is not None:
+            self._get_line()
 
 
 @dataclass
@@ -117,6 +140,7 @@ class _Line:
     resident: tuple[str, ...] | None = None
     device: Device | None = None
     is_dead: bool = False
+    vitals: Vitals = field(default_factory=Vitals)
     _queues: dict[int, SimpleQueue[_Reply]] = field(default_factory=dict)
     _sending: Lock = field(default_factory=Lock)
     _sorting: Lock = field(default_factory=Lock)
@@ -135,6 +159,9 @@ class _Line:
     def conversation(self, key: int) -> _Conversation:
         return _Conversation(self, key)
 
+    def is_stuck(self, stuck_s: float) -> bool:
+        return self.vitals.is_stuck(stuck_s, self.resident or ()) or self.vitals.is_worn_out
+
     def send_if_there(self, message: Cancel | Forget) -> None:
         """Send what a dead process has no use for."""
         try:
@@ -143,6 +170,8 @@ class _Line:
             pass  # its memory is gone, and every queue says so
 
     def send(self, message: Submit | Load | Cancel | Forget) -> None:
+        if isinstance(message, Submit):
+            self.vitals.asked(message.key, message.request.checkpoint)
         try:
             with self._sending:
                 self.connection.send(message)
@@ -188,6 +217,7 @@ class _Line:
         self.process.join()
 
     def _sort(self, reply: _Reply | Loaded) -> None:
+        self._note(reply)
         if isinstance(reply, Loaded):
             self.resident, self.device = reply.resident, reply.device
             return
@@ -195,6 +225,13 @@ class _Line:
             queue = self._queues.get(reply.key)
         if queue is not None:
             queue.put(reply)
+
+    def _note(self, reply: _Reply | Loaded) -> None:
+        """Whatever comes over is a sign of life."""
+        self.vitals.heard()
+        if isinstance(reply, Failed | Ended):
+            is_oom = isinstance(reply, Failed) and isinstance(reply.error, OutOfMemory)
+            self.vitals.ended(reply.key, out_of_memory=is_oom)
 
 
 _Reply = Happened | Failed | Ended
