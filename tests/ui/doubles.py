@@ -122,6 +122,7 @@ class ScriptedWorker:
         self.prefill_delay_s = prefill_delay_s
         self.requests: list[GenerationRequest] = []
         self.stopped: list[str] = []
+        self.says = ""  # what is answered whatever is asked, where it is set
         self.running = 0
         self.first_word_at = self.last_word_at = 0.0  # of the newest answer, on the clock that a browser has
         self.device: Device | None = Device("cuda", "a GPU", 22 * 1024**3, 24 * 1024**3, (8, 9))
@@ -164,6 +165,8 @@ class ScriptedWorker:
         )
 
     def _text(self, request: GenerationRequest, question: str) -> str:
+        if self.says:
+            return self.says
         if "markup" in question:
             return "<img src=x onerror=alert(1)> **bold** [link](http://example.org) $x$ SpO2 <90% & >5 cm"
         if "long" in question:

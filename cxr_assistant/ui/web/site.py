@@ -21,7 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 from gradio import queueing
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from cxr_assistant.errors import Busy, SettingsError
 from cxr_assistant.settings import Settings
@@ -210,8 +210,10 @@ def _mounted(blocks: gr.Blocks, settings: Settings, routes: list[Route]) -> Fast
         enable_monitoring=False,
         pwa=False,
     )
-    # Gradio checks that a file was uploaded only when it believes to have been launched by itself.
+    # Gradio checks that a file was uploaded only when it believes to have been launched by itself, and ends
+    # its streams only in the application that it believes to be the one that is served.
     blocks.has_launched = True
+    blocks.app = blocks.server_app = next(r.app for r in app.routes if isinstance(r, Mount))
     return app
 
 

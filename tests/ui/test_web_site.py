@@ -1,0 +1,299 @@
+"""The real app over HTTP: what Gradio brings along stays shut, visitors stay apart, nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cxr_assistant.settings import read_settings
+from cxr_assistant.ui.app import build_app, launch
+from cxr_assistant.ui.web import make_upload_dir
+from cxr_assistant.ui.web.allowlist import find_rule
+from tests.ui.doubles import FINDINGS, ScriptedAssistant, ScriptedWorker, on_a_loop, png_bytes
+
+ROUTES = Path(__file__).parent / "gradio_routes.txt"
+LIMITS = {
+    name: "100000"
+    for name in ("CXR_ANSWERS_PER_MINUTE", "CXR_ANSWERS_PER_MINUTE_PER_ADDRESS", "CXR_REQUESTS_PER_MINUTE")
+}
+
+
+class App:
+    """A running app with a scripted model."""
+
+    def __init__(self) -> None:
+        self.worker = ScriptedWorker()
+        settings = read_settings(
+            {
+                **LIMITS,
+                "CXR_PORT": "0",
+                "CXR_MAX_ANSWERS_PER_ADDRESS": "100",
+                "CXR_MAX_QUEUE": "60",
+                "CXR_PAGE_GRACE_S": "2",
+                "CXR_STALL_S": "3",
+            }
+        )
+        self.blocks = on_a_loop(lambda: build_app(ScriptedAssistant(self.worker), settings))
+        self.site = on_a_loop(lambda: launch(self.blocks, settings, prevent_thread_lock=True, quiet=True))
+        self.url = str(self.blocks.local_url)
+
+    def number_of(self, handler: str) -> int:
+        """The number of the first event that is handled by a method of that name."""
+        return next(n for n, fn in self.blocks.fns.items() if getattr(fn.fn, "__name__", "") == handler)
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[App]:
+    running = App()
+    yield running
+    running.blocks.close(verbose=False)
+
+
+class Visitor:
+    """One browser tab, as far as HTTP goes."""
+
+    def __init__(self, app: App) -> None:
+        self.app, self.page = app, secrets.token_hex(6)
+        self.http = httpx.Client(base_url=app.url, timeout=60)
+        assert self.http.get("/").status_code == 200
+
+    def begin(self, handler: str, data: list[Any], event: dict[str, Any] | None = None) -> httpx.Response:
+        body = {
+            "session_hash": self.page,
+            "fn_index": self.app.number_of(handler),
+            "data": data,
+            "event_data": event,
+            "trigger_id": None,
+        }
+        return self.http.post("/gradio_api/queue/join", json=body)
+
+    def said(self) -> Iterator[dict[str, Any]]:
+        """What comes down this page's stream until all of its events are over."""
+        address = f"/gradio_api/queue/data?session_hash={self.page}"
+        with self.http.stream("GET", address) as stream:
+            assert stream.status_code == 200
+            for line in stream.iter_lines():
+                if line.startswith("data: "):
+                    message = json.loads(line[6:])
+                    yield message
+                    if message["msg"] == "close_stream":
+                        return
+
+    def do(self, handler: str, data: list[Any], event: dict[str, Any] | None = None) -> str:
+        assert self.begin(handler, data, event).status_code == 200
+        return json.dumps(list(self.said()))
+
+
+def until(is_so: Callable[[], bool], patience_s: float = 60.0) -> float:
+    """Seconds until it is so."""
+    started = time.monotonic()
+    while not is_so():
+        assert time.monotonic() - started < patience_s
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
+@pytest.mark.requirement("A3")
+def test_every_route_of_gradio_is_known_and_open_only_where_the_list_says(app: App) -> None:
+    """A new version that brings another route fails here: look at it, then write it down."""
+    found = {
+        f"{method} {route.path}"
+        for route in app.blocks.app.routes
+        for method in sorted(getattr(route, "methods", None) or {"ANY"})
+    }
+    recorded = {}
+    for line in ROUTES.read_text("utf-8").splitlines():
+        verdict, _, name = line.partition(" ")
+        recorded[name] = verdict
+    assert found == set(recorded)
+    for name, verdict in recorded.items():
+        method, _, path = name.partition(" ")
+        example = re.sub(r"\{[^}]*\}", "aaaaaaaa", path)
+        assert (find_rule(method, example) is not None) is (verdict == "open"), name
+
+
+@pytest.mark.requirement("P8")
+def test_nothing_is_recorded_or_reported(app: App) -> None:
+    with httpx.Client(base_url=app.url, timeout=60) as http:
+        http.get("/")
+        config = http.get("/config").json()
+    assert config["analytics_enabled"] is False
+    assert not config.get("run_history") and not config.get("is_space") and config["footer_links"] == []
+
+
+@pytest.mark.requirement("P7")
+def test_visitors_at_the_same_time_see_their_own_answers_alone(app: App, figure: Any) -> None:
+    """Two browsers and twenty programs at once, each with a marker of its own in question and answer."""
+
+    def browser(number: int) -> list[str]:
+        visitor, seen = Visitor(app), []
+        visitor.do("demonstrate", [None, None])
+        for turn in range(3):
+            mark = f"browser{number}turn{turn}mark"
+            event = {"task": "question", "prompt": mark, "indication": ""}
+            seen.append(visitor.do("send", [None, None], event))
+        return seen
+
+    def program(number: int) -> list[str]:
+        seen = []
+        with httpx.Client(base_url=app.url, timeout=120) as http:
+            for turn in range(2):
+                (path,) = http.post("/gradio_api/upload", files={"files": ("x", png_bytes(number))}).json()
+                film = {"path": path, "meta": {"_type": "gradio.FileData"}}
+                data = [film, f"program{number}turn{turn}mark", "", "llava-rad"]
+                event = http.post("/gradio_api/call/ask", json={"data": data}).json()["event_id"]
+                seen.append(http.get(f"/gradio_api/call/ask/{event}").text)
+        return seen
+
+    with ThreadPoolExecutor(22) as threads:
+        browsers = [threads.submit(browser, n) for n in range(2)]
+        programs = [threads.submit(program, n) for n in range(20)]
+        told = {f"browser{n}": job.result() for n, job in enumerate(browsers)}
+        told |= {f"program{n}": job.result() for n, job in enumerate(programs)}
+    crossed = 0
+    for name, answers in told.items():
+        for turn, answer in enumerate(answers):
+            assert f"{name}turn{turn}mark" in answer, (name, answer[:500])
+            marks = set(re.findall(r"(?:browser|program)\d+(?=turn\dmark)", answer))
+            crossed += len(marks - {name})
+    figure("cross-talk in 2 browsers and 20 programs", crossed, "answers")
+    assert crossed == 0
+
+
+@pytest.mark.requirement("P7")
+def test_a_thousand_guesses_at_the_real_app_reach_nothing(app: App, figure: Any) -> None:
+    ann, bob = Visitor(app), Visitor(app)
+    ann.do("demonstrate", [None, None])
+    event = ann.begin("stop", []).json()["event_id"]
+    statuses = []
+    for number in range(250):
+        guess = ann.page if number == 0 else secrets.token_hex(6)
+        cancel = {"session_hash": guess, "event_id": event, "fn_index": 0}
+        statuses.append(bob.http.get(f"/gradio_api/queue/data?session_hash={guess}").status_code)
+        statuses.append(bob.http.post("/gradio_api/cancel", json=cancel).status_code)
+        statuses.append(bob.http.get(f"/film/{guess}/{secrets.token_hex(32)}/pixels").status_code)
+        path = f"/gradio_api/file={make_upload_dir()}/{secrets.token_hex(16)}"
+        statuses.append(bob.http.get(path).status_code)
+    figure("guesses that reached something of another", sum(s != 404 for s in statuses), "of 1,000")
+    assert set(statuses) == {404} and len(statuses) == 1000
+
+
+@pytest.mark.requirement("P5")
+def test_an_error_inside_says_nothing_of_its_text_anywhere(app: App, capfd: Any, caplog: Any) -> None:
+    visitor = Visitor(app)
+    visitor.do("demonstrate", [None, None])
+    event = {"task": "question", "prompt": "explode PHICANARY", "indication": ""}
+    assert "secret" not in visitor.do("send", [None, None], event)
+    visitor.begin("send", ["not", "what", "it", "takes", "PHICANARY"], {"prompt": "PHICANARY"})
+    list(visitor.said())
+    output = capfd.readouterr()
+    assert "PHICANARY" not in output.out + output.err + caplog.text
+    assert "secret" not in output.out + output.err + caplog.text
+    assert "Traceback" not in output.err
+
+
+@pytest.mark.requirement("P6")
+def test_a_page_that_was_closed_is_forgotten_and_its_files_with_it(app: App) -> None:
+    visitor = Visitor(app)
+    with visitor.http.stream("GET", f"/gradio_api/heartbeat/{visitor.page}") as heartbeat:
+        next(heartbeat.iter_lines())
+        visitor.do("demonstrate", [None, None])
+        assert visitor.page in app.blocks.state_holder.session_data
+    until(lambda: app.site.ledger.find_page(visitor.page) is None)
+    assert visitor.page not in app.blocks.state_holder.session_data
+    assert visitor.page not in app.blocks._queue.pending_messages_per_session
+    assert [p for p in make_upload_dir().rglob("*") if p.is_file() and p.stat().st_size > 0] == []
+
+
+def test_a_busy_server_says_so_in_the_chat_at_once(app: App) -> None:
+    admission = app.site.admission
+    visitor = Visitor(app)
+    visitor.do("demonstrate", [None, None])
+    kept, admission._max_answers = admission._max_answers, 0
+    try:
+        event = {"task": "question", "prompt": "Heart?", "indication": ""}
+        assert "as many as fit" in visitor.do("send", [None, None], event)
+    finally:
+        admission._max_answers = kept
+    event = {"task": "question", "prompt": "Heart?", "indication": ""}
+    assert "You asked: Heart?" in visitor.do("send", [None, None], event)
+
+
+@pytest.mark.requirement("D8")
+def test_the_app_says_that_it_is_well(app: App) -> None:
+    with httpx.Client(base_url=app.url, timeout=60) as http:
+        assert http.get("/healthz").json() == {"ok": True}
+        assert http.get("/readyz").json() == {"ok": True, "engine": True, "queue": True}
+    assert "cxr_answers_open 0" in app.site.metrics.exposition()
+
+
+# The one cancel flag, over the wire -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(app: App) -> Iterator[ScriptedWorker]:
+    yield app.worker
+    app.worker.word_delay_s = app.worker.prefill_delay_s = 0.0
+
+
+def _percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
+
+@pytest.mark.requirement("D3")
+@pytest.mark.parametrize("moment", ["prefill", "decode"])
+@pytest.mark.parametrize("way", ["stop", "close"])
+def test_an_answer_ends_when_it_is_stopped_or_its_tab_is_closed(
+    app: App, slow: ScriptedWorker, figure: Any, moment: str, way: str
+) -> None:
+    """The seconds are taken on the server: from the moment the flag can be known until the worker is idle."""
+    slow.prefill_delay_s, slow.word_delay_s = (300.0, 0.0) if moment == "prefill" else (0.0, 0.02)
+    took = []
+    for _ in range(3):
+        visitor = Visitor(app)
+        _open_film(app, visitor)
+        event = {"task": "question", "prompt": "a long story", "indication": ""}
+        assert visitor.begin("send", [None, None], event).status_code == 200
+        with visitor.http.stream("GET", f"/gradio_api/queue/data?session_hash={visitor.page}") as stream:
+            next(stream.iter_lines())
+            until(lambda: slow.running == 1)
+            if way == "stop":
+                app.blocks.desk.switchboard.stop(visitor.page)
+                took.append(until(lambda: slow.running == 0))
+        if way == "close":
+            took.append(until(lambda: slow.running == 0))
+    figure(f"{way} to idle in {moment}, p99", _percentile(took, 0.99) * 1000, "ms")
+    assert max(took) < 20  # a loaded machine; the figure says what it was
+
+
+def _open_film(app: App, visitor: Visitor) -> None:
+    kept = app.worker.prefill_delay_s, app.worker.word_delay_s
+    app.worker.prefill_delay_s = app.worker.word_delay_s = 0.0
+    assert visitor.do("demonstrate", [None, None])
+    app.worker.prefill_delay_s, app.worker.word_delay_s = kept
+
+
+@pytest.mark.requirement("D3", "D4")
+def test_an_answer_that_nobody_listens_to_ends(app: App, slow: ScriptedWorker) -> None:
+    visitor = Visitor(app)
+    _open_film(app, visitor)
+    slow.word_delay_s = 0.05
+    event = {"task": "question", "prompt": "a long story", "indication": ""}
+    assert visitor.begin("send", [None, None], event).status_code == 200
+    until(lambda: slow.running == 1)
+    until(lambda: slow.running == 0)
+
+
+def test_what_was_found_is_what_the_demonstration_says(app: App) -> None:
+    visitor = Visitor(app)
+    visitor.do("demonstrate", [None, None])
+    assert FINDINGS[:40] in visitor.do("answer", [None, None])
