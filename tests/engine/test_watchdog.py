@@ -80,7 +80,7 @@ def _request(question: str) -> GenerationRequest:
     )
 
 
-def _until(is_so: Callable[[], bool], patience_s: float = 120.0) -> None:
+def _until(is_so: Callable[[], bool], patience_s: float = 240.0) -> None:
     deadline = time.monotonic() + patience_s
     while not is_so() and time.monotonic() < deadline:
         time.sleep(0.05)
