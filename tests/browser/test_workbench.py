@@ -100,11 +100,13 @@ def test_stop_ends_both_models_and_retry_asks_both(study: Any, worker: ScriptedW
     assert len(worker.requests) == before + 2
 
 
-def test_a_report_is_written_in_steps_that_can_be_seen_coming(study: Any, screenshot: Any) -> None:
+def test_a_report_is_written_in_steps_that_can_be_seen_coming(
+    study: Any, worker: ScriptedWorker, screenshot: Any
+) -> None:
+    worker.word_delay_s = 0.2
     choose(study, "chexagent", "CheXagent")
     study.click("[data-task=steps]")
-    study.wait_for_selector(".step.is-running")
-    assert study.locator(".step.is-to-come").count() > 0
+    study.wait_for_selector(".step.is-running ~ .step.is-to-come")
     answered(study)
     assert study.locator(".step.is-done").count() == 5
     assert "PA view, as the file states." in study.inner_text(".step .measured")
