@@ -85,6 +85,7 @@ def test_two_models_answer_unnamed_until_the_vote(
 
 
 def test_stop_ends_both_models_and_retry_asks_both(study: Any, worker: ScriptedWorker) -> None:
+    worker.word_delay_s = 0.2  # slow: it is the stop that is looked at, not the stream
     study.select_option("[name=rival]", "chexagent")
     study.uncheck("[name=is_blind]")
     ask(study, "a long story", wait=False)
