@@ -6,7 +6,7 @@ leaves first, and nobody leaves while an answer is being written with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -45,14 +45,17 @@ class Resident:
     mapped_bytes: int = 0
     num_bytes: int = 0
     num_lent: int = 0
-    admitted: set[str] = field(default_factory=set)
+    admitted: set[tuple[str, str]] = field(default_factory=set)  # visitor, digest
 
 
 class Residents:
     """The checkpoints in memory; every model that is lent must be given back."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Settings, *, on_leave: Callable[[VisionLanguageModel], None] | None = None
+    ) -> None:
+        """`on_leave` is told of a model that leaves, before the memory it took is counted on."""
+        self._settings, self._on_leave = settings, on_leave
         self._present: list[Resident] = []  # the least recently used first
         self._loading = Lock()  # one load at a time; never held across a yield
 
@@ -144,8 +147,13 @@ class Residents:
             if not idle:
                 fit = choose_fit(footprint, device, asked, may_offload=not self._present)
                 return device, fit.precision
-            self._present.remove(idle.pop(0))
+            self._let_go(idle.pop(0))
             _return_memory()
+
+    def _let_go(self, resident: Resident) -> None:
+        self._present.remove(resident)
+        if self._on_leave is not None:
+            self._on_leave(resident.model)
 
     def _read_device(self) -> Device:
         """The device with what is free on it; mapped weights count as free there, and are needed."""

@@ -6,7 +6,7 @@ user interface. torch is imported when a service is made, so that this module ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from cxr_assistant.engine.engine import Engine
     from cxr_assistant.models.precision import Device
     from cxr_assistant.models.vlm import Prompt
+    from cxr_assistant.study import Radiograph, Study
 
 __all__ = ["CheckpointService", "make_service"]
 
-MAX_ADMITTED = 1024  # digests of films that the phantom gate let in
+MAX_ADMITTED = 1024  # films that the phantom gate let in
+EVERYBODY = ""  # the session of what is kept for all
 
 
 def make_service(settings: Settings) -> CheckpointService:
@@ -60,7 +62,7 @@ class CheckpointService:
         from cxr_assistant.engine.engine import Engine
 
         self._engine: Engine = Engine()
-        self._residents = Residents(settings)
+        self._residents = Residents(settings, on_leave=self._engine.release)
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -73,16 +75,22 @@ class CheckpointService:
 
     def load(self, checkpoint: str) -> None:
         """Bring a checkpoint into memory. Raises CheckpointError, or OutOfMemory when nothing fits."""
-        self._residents.give_back(self._residents.lend(checkpoint)[0])
+        resident, _ = self._residents.lend(checkpoint)
+        try:
+            self._engine.prepare(resident.model)
+        finally:
+            self._residents.give_back(resident)
 
     def forget(self, session: str) -> None:
         """Free what is kept of a visitor's films and words."""
         self._engine.forget(session)
+        for resident in self._residents:
+            resident.admitted -= {film for film in resident.admitted if film[0] == session}
 
     def generate(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
         """Events of one answer, signed by the checkpoint that spoke.
 
-        Raises CheckpointError, ForeignImage, PromptTooLong, OutOfMemory, MissingRadiograph.
+        Raises CheckpointError, ForeignImage, PromptTooLong, Busy, OutOfMemory, MissingRadiograph.
         """
         if is_cancelled():
             yield Completed(FinishReason.CANCELLED, Usage())
@@ -98,8 +106,11 @@ class CheckpointService:
         self, resident: Resident, request: GenerationRequest, is_cancelled: IsCancelled
     ) -> Iterator[GenerationEvent]:
         prompt = _render(resident, request)
-        yield from _check_gate(resident, prompt)
-        events = self._engine.generate(resident.model, prompt, request.params, is_cancelled)
+        public = _public_digests(resident, request)
+        yield from _check_gate(resident, prompt, request.session or None, public)
+        events = self._engine.pulses(
+            resident.model, prompt, request.params, is_cancelled, session=request.session, public=public
+        )
         interpret = getattr(resident.module, "interpret", None)
         if interpret is not None:
             events = interpret(events, request.study, request.task)
@@ -135,15 +146,30 @@ def _render(resident: Resident, request: GenerationRequest) -> Prompt:
     )
 
 
-def _check_gate(resident: Resident, prompt: Prompt) -> Iterator[Notice]:
+def _public_digests(resident: Resident, request: GenerationRequest) -> frozenset[str]:
+    """The prompt's names of those films that everybody may see."""
+    from cxr_assistant.checkpoints.prompting import image_digest
+
+    films = (film for film in _films(request.study) if film.digest in request.public_films)
+    return frozenset(image_digest(film, resident.model.processor.image) for film in films)
+
+
+def _films(study: Study | None) -> tuple[Radiograph, ...]:
+    return () if study is None else (*study.radiographs, *_films(study.prior))
+
+
+def _check_gate(
+    resident: Resident, prompt: Prompt, session: str | None, public: Collection[str]
+) -> Iterator[Notice]:
     """Raise ForeignImage for a film that is no phantom; say so where a folder cannot tell.
 
-    The gate runs the tower, so a film that it let in is not held up at the next question.
+    The gate runs the tower, so a film that it let in is not held up at the visitor's next question.
     """
     if resident.gate is not None:
-        if not resident.admitted.issuperset(prompt.digests):
+        films = [(EVERYBODY if digest in public else session, digest) for digest in prompt.digests]
+        if not resident.admitted.issuperset(films):
             resident.gate.check(resident.model, prompt.pixel_values)
-            _admit(resident.admitted, prompt.digests)
+            _admit(resident.admitted, [(owner, digest) for owner, digest in films if owner is not None])
     elif resident.checkpoint.phantoms_only:
         yield Notice(
             f"This copy of the {resident.checkpoint.title} cannot tell a phantom from the film of a person; "
@@ -152,10 +178,10 @@ def _check_gate(resident: Resident, prompt: Prompt) -> Iterator[Notice]:
         )
 
 
-def _admit(admitted: set[str], digests: Sequence[str]) -> None:
+def _admit(admitted: set[tuple[str, str]], films: Iterable[tuple[str, str]]) -> None:
     if len(admitted) >= MAX_ADMITTED:
         admitted.clear()  # whoever comes again is checked again
-    admitted.update(digests)
+    admitted.update(films)
 
 
 def _signed(event: GenerationEvent, resident: Resident, prompt: Prompt) -> GenerationEvent:

@@ -160,19 +160,58 @@ def gate(service: CheckpointService, monkeypatch: pytest.MonkeyPatch) -> OpenGat
     return gate
 
 
+def ask_as(
+    service: CheckpointService, question: str, session: str | None, *, is_public: bool = False
+) -> Answer:
+    request = replace(request_for(question), session=session)
+    if is_public:
+        request = replace(request, public_films=frozenset({request.study.radiographs[0].digest}))
+    return collect(service.generate(request, lambda: False))
+
+
 def test_a_follow_up_does_not_ask_the_gate_again(service: CheckpointService, gate: OpenGate) -> None:
     for question in ("Is there a nodule?", "Where is it?"):
-        collect(service.generate(request_for(question), lambda: False))
+        ask_as(service, question, "anna")
     assert gate.num_asked == 1
+
+
+def test_the_gate_is_asked_for_every_visitor_unless_the_film_is_public(
+    service: CheckpointService, gate: OpenGate
+) -> None:
+    for session in ("anna", "boris", None, None):
+        ask_as(service, "Is there a nodule?", session)
+    assert gate.num_asked == 4
+    for session in ("anna", "boris", None):
+        ask_as(service, "Is there a nodule?", session, is_public=True)
+    assert gate.num_asked == 5
+
+
+def test_a_forgotten_visitor_is_asked_again(service: CheckpointService, gate: OpenGate) -> None:
+    ask_as(service, "Is there a nodule?", "anna")
+    service.forget("anna")
+    assert ask_as(service, "Is there a nodule?", "anna").usage.reused_tokens == 0
+    assert gate.num_asked == 2
 
 
 def test_the_memory_of_the_gate_is_bounded(
     service: CheckpointService, gate: OpenGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "MAX_ADMITTED", 3)
+    admitted = only_resident(service).admitted
     for number in range(8):
-        serving._admit(only_resident(service).admitted, [str(number)])
-    assert only_resident(service).admitted == {"6", "7"}
+        serving._admit(admitted, [("anna", str(number))])
+    assert admitted == {("anna", "6"), ("anna", "7")}
+
+
+def test_a_second_question_of_a_visitor_is_read_from_where_it_differs(worker: Worker) -> None:
+    questions = ("Is there a nodule?", "Is there an effusion?")
+    requests = [replace(request_for(question), session="one visitor") for question in questions]
+    first, second = (collect(worker.submit(request)) for request in requests)
+    assert first.usage.reused_tokens == 0
+    assert second.usage.reused_tokens > 49  # the tokens of the picture
+    assert collect(worker.submit(request_for(questions[1]))).text == second.text
+    worker.forget("one visitor")
+    assert collect(worker.submit(requests[1])).usage.reused_tokens == 0
 
 
 @pytest.mark.parametrize("asked", ["auto", "bf16", "nf4"])

@@ -52,9 +52,10 @@ def add_command(subparsers: Subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
+    from cxr_assistant.assistant import make_session_id
     from cxr_assistant.conversation import Conversation
 
-    task, params = task_named(arguments.task), sampling_params(arguments)
+    task, params, session = task_named(arguments.task), sampling_params(arguments), make_session_id()
     study = read_films(arguments.films, arguments.prior, arguments.indication, console)
     conversation = Conversation()
     with load_assistant(arguments) as assistant:
@@ -63,7 +64,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             if arguments.template:
                 asked = _in_template(assistant, arguments, question)
             conversation = conversation.ask(asked)
-            events = assistant.respond(study, conversation, task, params, checkpoint=arguments.checkpoint)
+            events = assistant.respond(
+                study, conversation, task, params, checkpoint=arguments.checkpoint, session=session
+            )
             answer = speak(events, console)
             conversation = conversation.answer(answer.text, answer.checkpoint)
             if console.is_json:

@@ -114,12 +114,15 @@ class Reporter:
             sink.flush()
 
     def _report(self, films: list[str]) -> dict[str, Any]:
+        from cxr_assistant.assistant import make_session_id
         from cxr_assistant.conversation import Conversation
 
         given, task = self.arguments, task_named(self.arguments.task)
         study = read_films(films, given.prior, given.indication, self.console)
         params = sampling_params(given)
-        events = self.assistant.respond(study, Conversation(), task, params, checkpoint=given.checkpoint)
+        events = self.assistant.respond(
+            study, Conversation(), task, params, checkpoint=given.checkpoint, session=make_session_id()
+        )
         return {"task": task.value, **answer_as_dict(speak(events, self.console))}
 
     def _key(self, films: list[str]) -> str:

@@ -1,53 +1,48 @@
-"""What is remembered between answers: image embeddings, by the identity of the picture.
+"""Image embeddings that are remembered between answers, by the identity of the picture and for whom.
 
-Knows digests and bytes; must not know whose picture it was. The least recently used leave first.
+Knows digests, sessions and bytes; must not know films. The least recently used leave first.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from threading import Lock
-from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from cxr_assistant.models.vlm import VisionLanguageModel
+__all__ = ["FOR_ALL", "EmbeddingCache"]
 
-__all__ = ["EmbeddingCache"]
+FOR_ALL = ""
+"""The session under which pictures that everybody may see are kept."""
 
 
 class EmbeddingCache:
-    """Image embeddings per model, at most `max_bytes` for each; safe to use from several threads.
+    """Image embeddings of one model, at most `max_bytes`. Not for several threads at once.
 
-    The key is a digest of film and preprocessing, so no picture can be taken for another. Embeddings of
-    a model that is no longer in use go with it.
+    The key holds a digest of film and preprocessing, so no picture can be taken for another, and the session
+    that it was computed for: how fast an answer comes must not tell a visitor what another one has shown.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._shelves: WeakKeyDictionary[VisionLanguageModel, OrderedDict[str, Tensor]] = WeakKeyDictionary()
-        self._lock = Lock()
+        self._shelf: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
 
-    def get(self, model: VisionLanguageModel, digest: str) -> Tensor | None:
-        with self._lock:
-            shelf = self._shelves.get(model, OrderedDict())
-            if digest in shelf:
-                shelf.move_to_end(digest)
-            return shelf.get(digest)
+    def get(self, session: str, digest: str) -> Tensor | None:
+        key = (session, digest)
+        if key in self._shelf:
+            self._shelf.move_to_end(key)
+        return self._shelf.get(key)
 
-    def put(self, model: VisionLanguageModel, digest: str, embeds: Tensor) -> None:
+    def put(self, session: str, digest: str, embeds: Tensor) -> None:
         """Keep `embeds` (P, D); one that alone exceeds the bound is not kept."""
-        with self._lock:
-            shelf = self._shelves.setdefault(model, OrderedDict())
-            shelf[digest] = embeds
-            shelf.move_to_end(digest)
-            while shelf and sum(map(_num_bytes, shelf.values())) > self._max_bytes:
-                shelf.popitem(last=False)
+        self._shelf[session, digest] = embeds
+        self._shelf.move_to_end((session, digest))
+        while self.num_bytes > self._max_bytes:
+            self._shelf.popitem(last=False)
 
-    def clear(self) -> None:
-        with self._lock:
-            self._shelves.clear()
+    def forget(self, session: str) -> None:
+        for key in [key for key in self._shelf if key[0] == session]:
+            del self._shelf[key]
 
-
-def _num_bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._shelf.values())

@@ -1,54 +1,61 @@
 """A prompt becomes a stream of events; whoever wants the next one pulls.
 
-Knows the three verbs of a model and the rules of an answer's end; must not know films, checkpoints or
-prompts' wording. No thread, and no torch state that outlives a `yield`: a stream may be resumed from
-another thread at every step.
+Knows the schedulers of the models in memory and how tokens become text; must not know films, checkpoints or
+prompts' wording. No thread, and no torch state that outlives a `yield`: a stream may be resumed from another
+thread at every step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from threading import Lock
 from time import perf_counter
 
-import torch
-from torch import Tensor
-
-from cxr_assistant.engine.cache import EmbeddingCache
 from cxr_assistant.engine.detokenize import Detokenizer, StopStrings
-from cxr_assistant.engine.memory import memory_guard
-from cxr_assistant.engine.sampling import Sampler, Token
+from cxr_assistant.engine.sampling import Token
+from cxr_assistant.engine.scheduler import Limits, Scheduler, Stream
+from cxr_assistant.engine.service import changes_only
 from cxr_assistant.generation import (
     Completed,
     FinishReason,
     GenerationEvent,
     IsCancelled,
     Prefilled,
+    Queued,
     SamplingParams,
     TextDelta,
     Usage,
     never_cancelled,
 )
-from cxr_assistant.models.kv_cache import KVCache
 from cxr_assistant.models.vlm import Prompt, VisionLanguageModel
 
 __all__ = ["Engine"]
 
-PREFILL_CHUNK = 512
-"""Positions read between two looks at the cancel flag; smaller steps cost more, larger ones stop later."""
-
-EMBEDDING_BYTES = 256 * 2**20
-"""About twenty pictures of LLaVA-Rad (1369 x 4096 in half precision are 11.2 MB)."""
+DEFAULT_LIMITS = Limits()
 
 
 class Engine:
-    """Runs answers on any model; remembers image embeddings, nothing else."""
+    """Runs answers on any model, many at a time; a scheduler per model keeps what may be used again."""
 
-    def __init__(self, *, embedding_bytes: int = EMBEDDING_BYTES) -> None:
-        self._embeddings = EmbeddingCache(embedding_bytes)
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._schedulers: dict[VisionLanguageModel, Scheduler] = {}
+        self._making = Lock()  # never held across a yield
+
+    def prepare(self, model: VisionLanguageModel) -> None:
+        """Make slots and record decode steps now, so that the first answer need not. Raises OutOfMemory."""
+        self._scheduler_of(model)
+
+    def release(self, model: VisionLanguageModel) -> None:
+        """Let go of a model that leaves memory, and of all that is kept for it."""
+        with self._making:
+            self._schedulers.pop(model, None)
 
     def forget(self, session: str) -> None:
-        """Free what is kept for a session."""
+        """Free what is kept for a session, whichever model it spoke with."""
+        for scheduler in list(self._schedulers.values()):
+            scheduler.forget(session)
 
     def generate(
         self,
@@ -56,20 +63,34 @@ class Engine:
         prompt: Prompt,
         params: SamplingParams,
         is_cancelled: IsCancelled = never_cancelled,
+        *,
+        session: str | None = None,
+        public: Collection[str] = (),
     ) -> Iterator[GenerationEvent]:
-        """Prefilled, TextDelta as text becomes certain, Completed; after a cancel Completed alone follows.
+        """Queued while others are in front, Prefilled, TextDelta as text becomes certain, Completed.
 
-        Raises PromptTooLong and OutOfMemory.
+        After a cancel Completed alone follows. With a `session` what is computed is kept for its next prompt;
+        pictures whose digests are `public` are kept for all. Raises PromptTooLong, Busy, OutOfMemory.
         """
+        return changes_only(self.pulses(model, prompt, params, is_cancelled, session=session, public=public))
+
+    def pulses(
+        self,
+        model: VisionLanguageModel,
+        prompt: Prompt,
+        params: SamplingParams,
+        is_cancelled: IsCancelled = never_cancelled,
+        *,
+        session: str | None = None,
+        public: Collection[str] = (),
+    ) -> Iterator[GenerationEvent]:
+        """As `generate`, but every pull returns after one step at most: where that brought nothing, Queued is
+        said again, with 0 in front once the prompt is being read. For one loop that serves many."""
         clock = _Clock()
         text = _Text(Detokenizer(model.processor.tokenizer.decode), StopStrings(params.stop))
-        reason = None
-        for step in self.steps(model, prompt, params, is_cancelled):
+        reason, reused = None, 0
+        for step in self._steps(model, prompt, params, is_cancelled, session=session, public=public):
             match step:
-                case Prefilled():
-                    yield step
-                case FinishReason():
-                    reason = step
                 case Token():
                     clock.tick()
                     if step.token_id in model.processor.stop_token_ids:
@@ -78,10 +99,17 @@ class Engine:
                     if text.has_stopped:
                         reason = FinishReason.STOP
                         break
+                case FinishReason():
+                    reason = step
+                case Prefilled():
+                    reused = step.reused_tokens
+                    yield step
+                case Queued():
+                    yield step
         if reason is not FinishReason.CANCELLED:
             yield from text.finish()
         assert reason is not None
-        yield Completed(reason, clock.usage(len(prompt)))
+        yield Completed(reason, clock.usage(len(prompt), reused))
 
     def steps(
         self,
@@ -89,86 +117,48 @@ class Engine:
         prompt: Prompt,
         params: SamplingParams,
         is_cancelled: IsCancelled = never_cancelled,
+        *,
+        session: str | None = None,
+        public: Collection[str] = (),
     ) -> Iterator[Prefilled | Token | FinishReason]:
         """The tokens of an answer before they are text: Prefilled, every Token, why it ended."""
+        for step in self._steps(model, prompt, params, is_cancelled, session=session, public=public):
+            if not isinstance(step, Queued):
+                yield step
+
+    def _steps(
+        self,
+        model: VisionLanguageModel,
+        prompt: Prompt,
+        params: SamplingParams,
+        is_cancelled: IsCancelled,
+        *,
+        session: str | None,
+        public: Collection[str],
+    ) -> Iterator[Queued | Prefilled | Token | FinishReason]:
         prompt.require_fit(model.processor.context_length)
         if is_cancelled():
             yield FinishReason.CANCELLED
             return
-        stream = self._open(model, prompt, params)
-        while not stream.is_prefilled:
-            if is_cancelled():
-                yield FinishReason.CANCELLED
-                return
-            stream.prefill_chunk()
-        yield Prefilled(len(prompt))
-        for _ in range(stream.max_new_tokens):
-            if is_cancelled():
-                yield FinishReason.CANCELLED
-                return
-            token = stream.next_token()
-            yield token
-            if token.token_id in model.processor.stop_token_ids:
-                yield FinishReason.STOP
-                return
-        yield FinishReason.LENGTH
+        room = min(params.max_new_tokens, model.processor.context_length - len(prompt))
+        stream = Stream(prompt, params, is_cancelled, room, session=session or None, public=frozenset(public))
+        scheduler = self._scheduler_of(model)
+        scheduler.submit(stream)
+        news: Queued | Prefilled | Token | FinishReason | Exception | None = None
+        try:
+            while not isinstance(news, FinishReason):
+                news = scheduler.pull(stream)
+                if isinstance(news, Exception):
+                    raise news
+                yield Queued(stream.position) if news is None else news
+        finally:
+            scheduler.withdraw(stream)
 
-    def _open(self, model: VisionLanguageModel, prompt: Prompt, params: SamplingParams) -> _Stream:
-        room = model.processor.context_length - len(prompt)
-        max_new_tokens = min(params.max_new_tokens, room)
-        with memory_guard():
-            return _Stream(
-                model=model,
-                prompt=prompt,
-                image_embeds=self._embeds(model, prompt),
-                kv_cache=model.new_cache(len(prompt) + max_new_tokens),
-                sampler=Sampler(params, model.device),
-                max_new_tokens=max_new_tokens,
-            )
-
-    def _embeds(self, model: VisionLanguageModel, prompt: Prompt) -> list[Tensor]:
-        """One (P, D) per image, encoded unless remembered."""
-        embeds = []
-        for digest, picture in zip(prompt.digests, prompt.pixel_values, strict=True):
-            found = self._embeddings.get(model, digest)
-            if found is None:
-                found = model.encode(picture[None])[0]
-                self._embeddings.put(model, digest, found)
-            embeds.append(found)
-        return embeds
-
-
-@dataclass
-class _Stream:
-    """One answer in the making."""
-
-    model: VisionLanguageModel
-    prompt: Prompt
-    image_embeds: list[Tensor]
-    kv_cache: KVCache
-    sampler: Sampler
-    max_new_tokens: int
-    _logits: Tensor | None = None  # (1, V) after the newest position
-    _newest: int | None = None  # chosen, not yet in the cache
-
-    @property
-    def is_prefilled(self) -> bool:
-        return self.kv_cache.length >= len(self.prompt)
-
-    def prefill_chunk(self) -> None:
-        stop = min(self.kv_cache.length + PREFILL_CHUNK, len(self.prompt))
-        with memory_guard():
-            self._logits = self.model.prefill(self.prompt, self.image_embeds, self.kv_cache, stop=stop)
-
-    def next_token(self) -> Token:
-        with memory_guard():
-            if self._newest is not None:
-                token_ids = torch.tensor([self._newest], device=self.model.device)
-                self._logits = self.model.decode(token_ids, self.kv_cache)
-            assert self._logits is not None
-            token = self.sampler.choose(self._logits[0])
-        self._newest = token.token_id
-        return token
+    def _scheduler_of(self, model: VisionLanguageModel) -> Scheduler:
+        with self._making:
+            if model not in self._schedulers:
+                self._schedulers[model] = Scheduler(model, self._limits)
+            return self._schedulers[model]
 
 
 @dataclass
@@ -217,9 +207,10 @@ class _Clock:
         self.num_tokens += 1
         self.first_token = self.first_token or perf_counter()
 
-    def usage(self, prompt_tokens: int) -> Usage:
+    def usage(self, prompt_tokens: int, reused_tokens: int) -> Usage:
         return Usage(
             prompt_tokens=prompt_tokens,
+            reused_tokens=reused_tokens,
             completion_tokens=self.num_tokens,
             time_to_first_token_s=max(0.0, self.first_token - self.started),
             total_s=perf_counter() - self.started,

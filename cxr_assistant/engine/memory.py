@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import torch
 
 from cxr_assistant.errors import OutOfMemory
+from cxr_assistant.models.precision import read_device
 
-__all__ = ["memory_guard"]
+__all__ = ["free_bytes", "memory_guard"]
 
 # The CPU allocator raises a bare RuntimeError with one of these texts.
 _CPU_COMPLAINTS = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
@@ -26,6 +27,11 @@ def memory_guard(deed: str = "this answer") -> Iterator[None]:
         if any(complaint in str(error) for complaint in _CPU_COMPLAINTS):
             raise _sentence(deed) from error
         raise
+
+
+def free_bytes(device: torch.device) -> int:
+    """What can be allocated on a device without pushing anything else out."""
+    return read_device(str(device)).free_bytes
 
 
 def _sentence(deed: str) -> OutOfMemory:

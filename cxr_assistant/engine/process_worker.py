@@ -27,6 +27,7 @@ from cxr_assistant.engine.worker_process import (
     Happened,
     Load,
     Loaded,
+    Reply,
     Submit,
     serve,
 )
@@ -37,6 +38,7 @@ from cxr_assistant.generation import (
     GenerationEvent,
     GenerationRequest,
     IsCancelled,
+    Queued,
     Usage,
     never_cancelled,
 )
@@ -141,7 +143,7 @@ class _Line:
     device: Device | None = None
     is_dead: bool = False
     vitals: Vitals = field(default_factory=Vitals)
-    _queues: dict[int, SimpleQueue[_Reply]] = field(default_factory=dict)
+    _queues: dict[int, SimpleQueue[Reply]] = field(default_factory=dict)
     _sending: Lock = field(default_factory=Lock)
     _sorting: Lock = field(default_factory=Lock)
 
@@ -192,8 +194,8 @@ class _Line:
             self.process.kill()
             self.process.join(CLOSE_GRACE_S)
 
-    def listen(self, key: int) -> SimpleQueue[_Reply]:
-        queue: SimpleQueue[_Reply] = SimpleQueue()
+    def listen(self, key: int) -> SimpleQueue[Reply]:
+        queue: SimpleQueue[Reply] = SimpleQueue()
         with self._sorting:
             self._queues[key] = queue
             if self.is_dead:
@@ -216,25 +218,23 @@ class _Line:
                 queue.put(Failed(key, _gone()))
         self.process.join()
 
-    def _sort(self, reply: _Reply | Loaded) -> None:
-        self._note(reply)
-        if isinstance(reply, Loaded):
-            self.resident, self.device = reply.resident, reply.device
-            return
-        with self._sorting:
-            queue = self._queues.get(reply.key)
-        if queue is not None:
-            queue.put(reply)
-
-    def _note(self, reply: _Reply | Loaded) -> None:
+    def _sort(self, message: list[Reply] | Loaded) -> None:
         """Whatever comes over is a sign of life."""
         self.vitals.heard()
+        if isinstance(message, Loaded):
+            self.resident, self.device = message.resident, message.device
+            return
+        for reply in message:
+            self._note_end(reply)
+            with self._sorting:
+                queue = self._queues.get(reply.key)
+            if queue is not None:
+                queue.put(reply)
+
+    def _note_end(self, reply: Reply) -> None:
         if isinstance(reply, Failed | Ended):
             is_oom = isinstance(reply, Failed) and isinstance(reply.error, OutOfMemory)
             self.vitals.ended(reply.key, out_of_memory=is_oom)
-
-
-_Reply = Happened | Failed | Ended
 
 
 @dataclass
@@ -244,6 +244,7 @@ class _Conversation:
     line: _Line
     key: int
     _has_ended: bool = False
+    _is_waiting: bool = False  # others are in front, so that nothing runs for it
 
     def __enter__(self) -> _Conversation:
         self._queue = self.line.listen(self.key)
@@ -260,9 +261,14 @@ class _Conversation:
             if cancelled_at is None and is_cancelled():
                 cancelled_at = monotonic()
                 self._cancel()
+            if cancelled_at is not None and self._is_waiting:
+                self._has_ended = True
+                yield Completed(FinishReason.CANCELLED, Usage())
+                return
             reply = self._next_reply()
             match reply:
                 case Happened():
+                    self._is_waiting = isinstance(reply.event, Queued) and reply.event.position > 0
                     yield reply.event
                 case Failed():
                     self._has_ended = True
@@ -274,7 +280,7 @@ class _Conversation:
                     yield Completed(FinishReason.CANCELLED, Usage())
                     return
 
-    def _next_reply(self) -> _Reply | None:
+    def _next_reply(self) -> Reply | None:
         try:
             return self._queue.get(timeout=POLL_S)
         except Empty:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from cxr_assistant.generation import GenerationEvent, GenerationRequest, IsCancelled
+from cxr_assistant.generation import GenerationEvent, GenerationRequest, IsCancelled, Queued
 
 if TYPE_CHECKING:
     from cxr_assistant.models.precision import Device
 
-__all__ = ["Health", "MakeService", "Service", "WorkerState"]
+__all__ = ["Health", "MakeService", "Service", "WorkerState", "changes_only"]
 
 
 class WorkerState(StrEnum):
@@ -41,9 +42,9 @@ class Health:
 class Service(Protocol):
     """What answers on the far side of a worker."""
 
-    def generate(
-        self, request: GenerationRequest, is_cancelled: IsCancelled
-    ) -> Iterator[GenerationEvent]: ...
+    def generate(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
+        """Events of one answer. No pull takes longer than one step of the engine: where there is nothing new
+        `Queued` is said again, for a worker that serves many to drop (see `changes_only`)."""
 
     def load(self, checkpoint: str) -> None: ...
 
@@ -58,3 +59,15 @@ class Service(Protocol):
 
 MakeService = Callable[[], Service]
 """Top-level or a partial of it, so that it can be sent to another process."""
+
+
+def changes_only(events: Iterator[GenerationEvent]) -> Iterator[GenerationEvent]:
+    """`events` without a `Queued` that says what is known; closing it closes them."""
+    position = 0
+    with closing(events):  # type: ignore[type-var]  # generators, all of them
+        for event in events:
+            if isinstance(event, Queued):
+                if event.position == position:
+                    continue
+                position = event.position
+            yield event

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Protocol
 
 from cxr_assistant.engine.process_worker import ProcessWorker
-from cxr_assistant.engine.service import Health, MakeService, Service, WorkerState
+from cxr_assistant.engine.service import Health, MakeService, Service, WorkerState, changes_only
 from cxr_assistant.generation import GenerationEvent, GenerationRequest, IsCancelled, never_cancelled
 
 __all__ = ["Health", "InlineWorker", "MakeService", "ProcessWorker", "Service", "Worker", "WorkerState"]
@@ -59,8 +59,7 @@ class InlineWorker:
     ) -> Iterator[GenerationEvent]:
         self._count(+1)
         try:
-            events = self._get_service().generate(request, is_cancelled)
-            with closing(events):  # type: ignore[type-var]  # generators, all of them
+            with closing(changes_only(self._get_service().generate(request, is_cancelled))) as events:
                 yield from events
         finally:
             self._count(-1)

@@ -1,7 +1,7 @@
 """The far side of a ProcessWorker: one loop that takes turns between answers and listens in between.
 
-Knows messages and generators; must not know models. No thread: every active answer is advanced by one
-event in turn, and the connection is read between events and whenever somebody asks for the cancel flag.
+Knows messages and generators; must not know models. No thread: every active answer is pulled once in each
+round, and the connection is read between rounds and, every few milliseconds, when somebody asks for the flag.
 """
 
 from __future__ import annotations
@@ -12,17 +12,24 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from cxr_assistant.errors import CxrAssistantError
-from cxr_assistant.generation import GenerationEvent, GenerationRequest
+from cxr_assistant.generation import GenerationEvent, GenerationRequest, Queued
 
 if TYPE_CHECKING:
     from cxr_assistant.engine.service import MakeService, Service
     from cxr_assistant.models.precision import Device
 
-__all__ = ["Cancel", "Ended", "Failed", "Forget", "Happened", "Load", "Loaded", "Submit", "serve"]
+__all__ = ["Cancel", "Ended", "Failed", "Forget", "Happened", "Load", "Loaded", "Reply", "Submit", "serve"]
 
+
+LISTEN_EVERY_S = 0.002
+"""How often the connection is looked at while the engine steps; a look costs as much as a small product."""
+
+HOLD_BACK_S = 0.02
+"""How long what has happened may wait for what happens to others in the same round."""
 
 # ------------------------------------------------------------------------------------- messages, to there
 
@@ -71,6 +78,9 @@ class Ended:
     key: int
 
 
+Reply = Happened | Failed | Ended
+
+
 @dataclass(frozen=True)
 class Loaded:
     """The service is up, or the checkpoints in memory changed, and with them what is free."""
@@ -101,10 +111,11 @@ class _Loop:
     connection: Connection
     service: Service
     waiting: deque[Submit | Load] = field(default_factory=deque)
-    active: deque[tuple[int, Iterator[GenerationEvent]]] = field(default_factory=deque)
+    active: dict[int, _Answer] = field(default_factory=dict)
     known: set[int] = field(default_factory=set)  # keys that wait or are active
     cancelled: set[int] = field(default_factory=set)
     told: tuple[str, ...] | None = None
+    listened_at: float = 0.0
 
     def run(self) -> None:
         while True:
@@ -112,8 +123,7 @@ class _Loop:
             self._listen(until_something=not self.active and not self.waiting)
             while self.waiting:
                 self._begin(self.waiting.popleft())
-            if self.active:
-                self._advance(*self.active.popleft())
+            self._advance_all()
 
     def _listen(self, *, until_something: bool) -> None:
         while until_something or self.connection.poll():
@@ -126,41 +136,71 @@ class _Loop:
                 self.waiting.append(message)
             elif message.key in self.known:  # else it has ended in the meantime
                 self.cancelled.add(message.key)
+        self.listened_at = monotonic()
 
     def _is_cancelled(self, key: int) -> bool:
-        self._listen(until_something=False)
+        if monotonic() - self.listened_at > LISTEN_EVERY_S:
+            self._listen(until_something=False)
         return key in self.cancelled
 
     def _begin(self, message: Submit | Load) -> None:
         key = message.key
         if isinstance(message, Submit):
             events = self.service.generate(message.request, lambda: self._is_cancelled(key))
-            self.active.append((key, events))
+            self.active[key] = _Answer(events)
             return
+        replies: list[Reply] = []
         try:
             self.service.load(message.checkpoint)
         except CxrAssistantError as error:
-            self.connection.send(Failed(key, error))
-        self._end(key)
+            replies.append(Failed(key, error))
+        self.connection.send([*replies, self._end(key)])
 
-    def _advance(self, key: int, events: Iterator[GenerationEvent]) -> None:
-        """One event of one answer; it goes to the end of the row, so that all are served alike."""
+    def _advance_all(self) -> None:
+        """One pull for every answer, in the order in which they came.
+
+        The first one takes a step of the engine and the others find what it brought them: all of it goes in
+        one message, unless a pull takes long.
+        """
+        replies: list[Reply] = []
+        began = monotonic()
+        for key, answer in list(self.active.items()):
+            replies += self._advance(key, answer)
+            if replies and monotonic() - began > HOLD_BACK_S:
+                self.connection.send(replies)
+                replies, began = [], monotonic()
+        if replies:
+            self.connection.send(replies)
+
+    def _advance(self, key: int, answer: _Answer) -> list[Reply]:
         try:
-            self.connection.send(Happened(key, next(events)))
+            event = next(answer.events)
         except StopIteration:
-            self._end(key)
+            return [self._end(key)]
         except CxrAssistantError as error:
-            self.connection.send(Failed(key, error))
-            self._end(key)
-        else:
-            self.active.append((key, events))
+            return [Failed(key, error), self._end(key)]
+        return [Happened(key, event)] if answer.is_new(event) else []
 
-    def _end(self, key: int) -> None:
+    def _end(self, key: int) -> Ended:
         self.known.discard(key)
         self.cancelled.discard(key)
-        self.connection.send(Ended(key))
+        self.active.pop(key, None)
+        return Ended(key)
 
     def _tell_residents(self) -> None:
         if self.service.resident != self.told:
             self.told = self.service.resident
             self.connection.send(Loaded(self.told, self.service.device))
+
+
+@dataclass
+class _Answer:
+    events: Iterator[GenerationEvent]
+    position: int = 0
+
+    def is_new(self, event: GenerationEvent) -> bool:
+        """False for a place in the queue that was told already (see Service.generate)."""
+        if not isinstance(event, Queued):
+            return True
+        is_new, self.position = event.position != self.position, event.position
+        return is_new

@@ -1,18 +1,23 @@
-"""Any transformers decoder behind the three verbs: embeddings in, cache extended, logits out.
+"""A transformers decoder behind the three verbs: embeddings in, cache extended, logits out.
 
-Knows transformers' calling convention; must not know towers, projectors or prompts.
+Knows two ways through the same weights, written out or by transformers' own forward; must not know towers,
+projectors or prompts.
 """
 
-# B streams, T query tokens, D width, V vocabulary
+# B streams, T query tokens, D width, V vocabulary, G key-value heads, K head width
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
 
-from cxr_assistant.models.kv_cache import KVCache
+from cxr_assistant.models.kv_cache import KVCache, KVShape
+from cxr_assistant.models.layers import WrittenDecoder, can_write_out
+from cxr_assistant.models.places import Chunk, StaticStep, Step
 from cxr_assistant.models.vlm import Processor, VisionLanguageModel
 
 __all__ = ["DecoderModel"]
@@ -43,21 +48,112 @@ class DecoderModel(VisionLanguageModel):
         self.device, self.dtype = embedding.weight.device, embedding.weight.dtype
         self._embedding = embedding
         self._never_sampled = sorted(never_sampled)
+        self._written = WrittenDecoder(language_model) if can_write_out(language_model) else None
 
-    def new_cache(self, max_tokens: int) -> KVCache:
-        return KVCache(self.language_model.config.num_hidden_layers, max_tokens)
+    @property
+    def is_written_out(self) -> bool:
+        """False where layers are read from disk at each step, or run in another type than they have."""
+        return self._written is not None and self._written.dtype == self.dtype
+
+    @property
+    def kv_shape(self) -> KVShape:
+        config = self.language_model.config
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return KVShape(config.num_hidden_layers, config.num_key_value_heads, width, self.dtype, self.device)
+
+    @property
+    def num_decoder_weights(self) -> int:
+        return sum(p.numel() for p in self.language_model.layers.parameters())
 
     def _token_embeds(self, token_ids: Tensor) -> Tensor:
         embeds: Tensor = self._embedding(token_ids)
         return embeds
 
-    def _logits(self, embeds: Tensor, kv_cache: KVCache, *, num_last: int) -> Tensor:
-        hidden = self.language_model(
-            inputs_embeds=embeds, past_key_values=kv_cache, use_cache=True
-        ).last_hidden_state
-        logits: Tensor = self.head(hidden[:, -num_last:])
+    def _logits(self, embeds: Tensor, kv_cache: KVCache, *, num_last: int, slot: int = 0) -> Tensor:
+        start = kv_cache.lengths[slot]
+        kv_cache.require_room(slot, embeds.shape[1])
+        if self._written is not None and self.is_written_out:
+            chunk = Chunk(self._written.rotary, slot, start, start + embeds.shape[1])
+            hidden = self._written(embeds[0], chunk, kv_cache)[None]
+        else:
+            hidden = self._stock_forward(embeds, kv_cache, slot)
+        kv_cache.lengths[slot] = start + embeds.shape[1]
+        return self._head_logits(hidden[:, -num_last:])
+
+    def _step_logits(self, token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int]) -> Tensor:
+        embeds = self._token_embeds(token_ids)
+        if self._written is None or not self.is_written_out:
+            rows = [
+                self._logits(embed[None, None], kv_cache, num_last=1, slot=slot)[0]
+                for embed, slot in zip(embeds, slots, strict=True)
+            ]
+            return torch.cat(rows)
+        first, last = slots[0], slots[-1]
+        if last - first + 1 > len(slots):
+            # Slots in between are free or still reading: their row is computed and thrown away.
+            rows_of = torch.tensor([slot - first for slot in slots], device=self.device)
+            embeds = embeds.new_zeros(last - first + 1, embeds.shape[1]).index_copy_(0, rows_of, embeds)
+        lengths = [min(length, kv_cache.max_tokens - 1) for length in kv_cache.lengths[first : last + 1]]
+        hidden = self._written(embeds, Step(self._written.rotary, first, lengths), kv_cache)
+        for slot in slots:
+            kv_cache.lengths[slot] += 1
+        return self._head_logits(hidden if len(hidden) == len(slots) else hidden[rows_of])
+
+    def static_logits(self, token_ids: Tensor, positions: Tensor, kv_cache: KVCache) -> Tensor:
+        """Logits (B, V) of one token for each of the slots [0, B), without a look at any host value.
+
+        token_ids, positions: (B,) on the device. For recording only: the caller keeps the lengths.
+        """
+        assert self._written is not None
+        places = StaticStep(self._written.rotary, positions, kv_cache.max_tokens)
+        return self._head_logits(self._written(self._token_embeds(token_ids), places, kv_cache)).float()
+
+    def prepare_static(self, max_tokens: int) -> bool:
+        """Compute what `static_logits` reads; False where this model cannot be recorded."""
+        if self._written is None or not self.is_written_out:
+            return False
+        self._written.rotary.extend(max_tokens)
+        return True
+
+    def _head_logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.head(hidden)
         if self._never_sampled:
             # An image row added to the vocabulary has a logit like any other, and could win. Finite, so
             # that differences and spreads of logits stay numbers.
-            logits[..., self._never_sampled] = logits.amin(dim=-1, keepdim=True) - NEVER
+            never = logits.amin(dim=-1) - NEVER
+            for token_id in self._never_sampled:
+                logits.select(-1, token_id).copy_(never)
         return logits
+
+    def _stock_forward(self, embeds: Tensor, kv_cache: KVCache, slot: int) -> Tensor:
+        hidden: Tensor = self.language_model(
+            inputs_embeds=embeds, past_key_values=_SlotOfCache(kv_cache, slot), use_cache=True
+        ).last_hidden_state
+        return hidden
+
+
+class _SlotOfCache(Cache):
+    """One slot as transformers' layers use a cache."""
+
+    def __init__(self, kv_cache: KVCache, slot: int) -> None:
+        super().__init__(layers=[_LayerOfSlot(kv_cache, i, slot) for i in range(kv_cache.shape.num_layers)])
+
+
+class _LayerOfSlot(DynamicLayer):
+    """Writes in place and hands out views, where DynamicLayer copies everything at every token."""
+
+    def __init__(self, kv_cache: KVCache, layer: int, slot: int) -> None:
+        super().__init__()
+        self._memory = kv_cache.memory[layer, :, slot]  # (2, G, M, K)
+        self._length = kv_cache.lengths[slot]
+        self.dtype, self.device, self.is_initialized = kv_cache.shape.dtype, kv_cache.shape.device, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        start, self._length = self._length, self._length + key_states.shape[-2]
+        self._memory[0, :, start : self._length] = key_states[0]
+        self._memory[1, :, start : self._length] = value_states[0]
+        self.keys, self.values = self._memory[:, None, :, : self._length]
+        return self.keys, self.values
+
+    def get_seq_length(self, *_: Any) -> int:
+        return self._length

@@ -21,9 +21,13 @@ from torch import Tensor
 
 from cxr_assistant.errors import PromptTooLong, WeightsMismatch
 from cxr_assistant.imaging.transforms import ImageSpec
-from cxr_assistant.models.kv_cache import KVCache
+from cxr_assistant.models.kv_cache import KVCache, KVShape
 
-__all__ = ["ImageSpan", "Processor", "Prompt", "Tokenizer", "VisionLanguageModel"]
+__all__ = ["ImageEmbeds", "ImageSpan", "Processor", "Prompt", "Tokenizer", "VisionLanguageModel"]
+
+
+ImageEmbeds = Sequence[Tensor | None] | Sequence[Tensor] | Tensor
+"""(P, D) of each image of a prompt."""
 
 
 class ImageSpan(NamedTuple):
@@ -105,8 +109,8 @@ class Processor:
 class VisionLanguageModel(ABC):
     """Three verbs: `encode`, `prefill`, `decode`. The engine knows these and nothing else.
 
-    A family subclasses it (or uses `models.decoder.TowerAndDecoder`) and gives the three primitives
-    `_image_embeds`, `_token_embeds` and `_logits`.
+    A family subclasses it (or uses `models.decoder.DecoderModel`) and gives the primitives below. Streams
+    live in the slots of one cache, each read and extended by itself, or several by one token at a time.
     """
 
     processor: Processor
@@ -124,12 +128,22 @@ class VisionLanguageModel(ABC):
         """(B, T) -> (B, T, D)."""
 
     @abstractmethod
-    def _logits(self, embeds: Tensor, kv_cache: KVCache, *, num_last: int) -> Tensor:
-        """Append `embeds` (B, T, D) to the cache; logits (B, num_last, V) of its last positions."""
+    def _logits(self, embeds: Tensor, kv_cache: KVCache, *, num_last: int, slot: int = 0) -> Tensor:
+        """Append `embeds` (1, T, D) to a slot; logits (1, num_last, V) of its last positions."""
 
     @abstractmethod
-    def new_cache(self, max_tokens: int) -> KVCache:
-        """An empty cache with room for `max_tokens` positions of one stream."""
+    def _step_logits(self, token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int]) -> Tensor:
+        """Append one token (B,) to each of the rising `slots`; logits (B, V)."""
+
+    @property
+    @abstractmethod
+    def kv_shape(self) -> KVShape:
+        """What a cache of this model holds for each position."""
+
+    @property
+    @abstractmethod
+    def num_decoder_weights(self) -> int:
+        """Weights that every position of a prompt is multiplied with."""
 
     # ---------------------------------------------------------------- the three verbs
 
@@ -150,54 +164,59 @@ class VisionLanguageModel(ABC):
     def prefill(
         self,
         prompt: Prompt,
-        image_embeds: Sequence[Tensor] | Tensor,
+        image_embeds: ImageEmbeds,
         kv_cache: KVCache,
         *,
         stop: int | None = None,
+        slot: int = 0,
     ) -> Tensor:
-        """Append the prompt's positions from the cache's length up to `stop` (its end by default).
+        """Append the prompt's positions from the slot's length up to `stop` (its end by default).
 
-        image_embeds: (P, D) of each image, in order.
+        image_embeds: (P, D) of each image, in order; None for one whose positions are in the slot already.
         Returns the logits (1, V) after the last position read, float32.
         """
-        return self._read(prompt, image_embeds, kv_cache, stop=stop, num_last=1)[:, -1]
+        return self._read(prompt, image_embeds, kv_cache, stop=stop, slot=slot, num_last=1)[:, -1]
 
     @torch.inference_mode()
-    def score(self, prompt: Prompt, image_embeds: Sequence[Tensor] | Tensor, kv_cache: KVCache) -> Tensor:
+    def score(self, prompt: Prompt, image_embeds: ImageEmbeds, kv_cache: KVCache) -> Tensor:
         """Like `prefill` to the end, but returns the logits (T, V) after every position that was read."""
-        return self._read(prompt, image_embeds, kv_cache, stop=None, num_last=0)[0]
+        return self._read(prompt, image_embeds, kv_cache, stop=None, slot=0, num_last=0)[0]
 
     @torch.inference_mode()
-    def decode(self, token_ids: Tensor, kv_cache: KVCache) -> Tensor:
-        """Append one token per stream (B,); returns the logits (B, V) of what follows, float32."""
-        return self._logits(self._token_embeds(token_ids[:, None]), kv_cache, num_last=1)[:, -1].float()
+    def decode(self, token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int] = (0,)) -> Tensor:
+        """Append one token (B,) to each of the rising `slots`; the logits (B, V) of what follows, float32."""
+        return self._step_logits(token_ids, kv_cache, slots).float()
+
+    def new_cache(self, max_tokens: int, *, num_slots: int = 1) -> KVCache:
+        """An empty cache with room for `max_tokens` positions of each of `num_slots` streams."""
+        return KVCache(self.kv_shape, max_tokens, num_slots=num_slots)
 
     # ---------------------------------------------------------------- helpers
 
     def _read(
         self,
         prompt: Prompt,
-        image_embeds: Sequence[Tensor] | Tensor,
+        image_embeds: ImageEmbeds,
         kv_cache: KVCache,
         *,
         stop: int | None,
+        slot: int,
         num_last: int,
     ) -> Tensor:
-        start, stop = kv_cache.length, len(prompt) if stop is None else stop
+        start, stop = kv_cache.lengths[slot], len(prompt) if stop is None else stop
         if not start < stop <= len(prompt):
             raise ValueError(f"Cannot read positions {start} to {stop} of a prompt of {len(prompt)}.")
         embeds = self._prompt_embeds(prompt, image_embeds, start, stop)
-        return self._logits(embeds, kv_cache, num_last=num_last or stop - start).float()
+        return self._logits(embeds, kv_cache, num_last=num_last or stop - start, slot=slot).float()
 
-    def _prompt_embeds(
-        self, prompt: Prompt, image_embeds: Sequence[Tensor] | Tensor, start: int, stop: int
-    ) -> Tensor:
+    def _prompt_embeds(self, prompt: Prompt, image_embeds: ImageEmbeds, start: int, stop: int) -> Tensor:
         """Text and image embeddings of positions [start, stop), (1, T, D)."""
         token_ids = torch.tensor([prompt.token_ids[start:stop]], device=self.device)
         embeds = self._token_embeds(token_ids).clone()
         for span, image in zip(prompt.image_spans, image_embeds, strict=True):
             first, last = max(span.start, start), min(span.stop, stop)
             if first < last:
+                assert image is not None
                 embeds[0, first - start : last - start] = image[first - span.start : last - span.start].to(
                     embeds
                 )

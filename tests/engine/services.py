@@ -15,6 +15,7 @@ from cxr_assistant.generation import (
     GenerationRequest,
     IsCancelled,
     Prefilled,
+    Queued,
     TextDelta,
     Usage,
 )
@@ -23,6 +24,7 @@ from cxr_assistant.models.precision import Device
 
 class ObedientService:
     """Questions: "count N", "prefill N" (N slow steps before any event), "hang S" (deaf for S seconds),
+    "queue N" (say N times that two are in front, then one, then none; of 1: wait for a cancel),
     "refuse", "die", "crash", "others" (how many other answers are in the making), "forgotten" (how many
     sessions were forgotten)."""
 
@@ -64,6 +66,13 @@ class ObedientService:
             raise ZeroDivisionError("a bug")
         if verb == "hang":
             time.sleep(float(number))
+        for _ in range(int(number) if verb == "queue" else 0):
+            yield Queued(2)
+        if verb == "queue":
+            yield Queued(1)
+            yield Queued(0)
+            while not is_cancelled() and number == "1":
+                yield Queued(3)
         for _ in range(int(number) if verb == "prefill" else 0):
             time.sleep(0.02)
             if is_cancelled():

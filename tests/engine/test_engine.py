@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from cxr_assistant.engine import engine as engine_module
 from cxr_assistant.engine.engine import Engine
 from cxr_assistant.engine.sampling import Token
+from cxr_assistant.engine.scheduler import Limits
 from cxr_assistant.errors import OutOfMemory, PromptTooLong
 from cxr_assistant.generation import (
+    Answer,
     Completed,
     FinishReason,
     IsCancelled,
@@ -64,7 +65,7 @@ def test_an_answer_begins_with_a_word(model: VisionLanguageModel, prompt: Prompt
     script = [*encode("  "), *encode("\n The lungs "), *model.processor.stop_token_ids]
 
     class Scripted(Engine):
-        def steps(self, *_: Any, **__: Any) -> Iterator[Any]:
+        def _steps(self, *_: Any, **__: Any) -> Iterator[Any]:
             yield Prefilled(len(prompt))
             yield from (Token(token_id, -1.0) for token_id in script)
             yield FinishReason.STOP
@@ -76,11 +77,10 @@ def test_an_answer_begins_with_a_word(model: VisionLanguageModel, prompt: Prompt
 
 @pytest.mark.parametrize("chunk", [1, 7, 30])
 def test_a_prompt_read_in_chunks_gives_the_same_answer(
-    model: VisionLanguageModel, prompt: Prompt, chunk: int, monkeypatch: pytest.MonkeyPatch
+    model: VisionLanguageModel, prompt: Prompt, chunk: int
 ) -> None:
     whole = token_ids(Engine(), model, prompt, GREEDY)
-    monkeypatch.setattr(engine_module, "PREFILL_CHUNK", chunk)
-    assert token_ids(Engine(), model, prompt, GREEDY) == whole
+    assert token_ids(Engine(Limits(prefill_chunk=chunk)), model, prompt, GREEDY) == whole
 
 
 def test_another_picture_gives_another_answer(model: VisionLanguageModel) -> None:
@@ -201,19 +201,16 @@ def test_a_cancel_before_prefill_reads_nothing(
     assert only.finish_reason is FinishReason.CANCELLED
 
 
-def test_a_cancel_stops_between_two_chunks_of_the_prompt(
-    model: VisionLanguageModel, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "PREFILL_CHUNK", 10)
-    (only,) = Engine().generate(model, prompt, GREEDY, cancel_at_look(3))
+def test_a_cancel_stops_between_two_chunks_of_the_prompt(model: VisionLanguageModel, prompt: Prompt) -> None:
+    (only,) = Engine(Limits(prefill_chunk=5)).generate(model, prompt, GREEDY, cancel_at_look(3))
     assert isinstance(only, Completed)
     assert (only.finish_reason, only.usage.completion_tokens) == (FinishReason.CANCELLED, 0)
 
 
 def test_a_cancel_stops_at_the_next_token(model: VisionLanguageModel, prompt: Prompt) -> None:
     answer = collect(Engine().generate(model, prompt, GREEDY, cancel_at_look(7)))
-    # One look before the image, one before the only chunk, then one before each token.
-    assert (answer.usage.completion_tokens, answer.finish_reason) == (5, FinishReason.CANCELLED)
+    # One look before anything, one before the step that reads the prompt and brings two tokens, then one.
+    assert (answer.usage.completion_tokens, answer.finish_reason) == (7, FinishReason.CANCELLED)
 
 
 def test_an_answer_can_be_pulled_from_changing_threads(model: VisionLanguageModel, prompt: Prompt) -> None:
@@ -296,10 +293,19 @@ def encoded(model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> list
     return calls
 
 
-def ask(engine: Engine, model: VisionLanguageModel, film: int) -> None:
-    collect(
-        engine.generate(model, make_prompt(model, "Normal?", film=film), SamplingParams(max_new_tokens=1))
-    )
+def ask(
+    engine: Engine,
+    model: VisionLanguageModel,
+    film: int,
+    *,
+    session: str | None = "anna",
+    is_public: bool = False,
+    question: str = "Normal?",
+) -> Answer:
+    prompt = make_prompt(model, question, film=film)
+    params = SamplingParams(max_new_tokens=3)
+    public = prompt.digests if is_public else ()
+    return collect(engine.generate(model, prompt, params, session=session, public=public))
 
 
 def test_a_second_question_does_not_encode_again(model: VisionLanguageModel, encoded: list[int]) -> None:
@@ -316,9 +322,82 @@ def test_another_film_is_encoded(model: VisionLanguageModel, encoded: list[int])
     assert encoded == [1, 1]
 
 
+@pytest.mark.parametrize("session", [None, "boris"], ids=["nobody", "another"])
+def test_nothing_is_kept_for_anybody_else(
+    model: VisionLanguageModel, encoded: list[int], session: str | None
+) -> None:
+    engine = Engine()
+    ask(engine, model, film=0)
+    assert ask(engine, model, film=0, session=session).usage.reused_tokens == 0
+    assert encoded == [1, 1]
+
+
+def test_without_a_session_nothing_is_kept(model: VisionLanguageModel, encoded: list[int]) -> None:
+    engine = Engine()
+    answers = [ask(engine, model, film=0, session=None) for _ in range(2)]
+    assert [answer.usage.reused_tokens for answer in answers] == [0, 0]
+    assert encoded == [1, 1]
+
+
+def test_of_a_public_picture_the_embedding_is_shared_and_the_prefix_is_not(
+    model: VisionLanguageModel, encoded: list[int]
+) -> None:
+    engine = Engine()
+    ask(engine, model, film=0, is_public=True)
+    assert ask(engine, model, film=0, session="boris", is_public=True).usage.reused_tokens == 0
+    assert encoded == [1]
+
+
+def test_a_forgotten_session_begins_anew(model: VisionLanguageModel, encoded: list[int]) -> None:
+    engine = Engine()
+    ask(engine, model, film=0)
+    engine.forget("anna")
+    assert ask(engine, model, film=0).usage.reused_tokens == 0
+    assert encoded == [1, 1]
+
+
+def test_a_released_model_takes_what_is_kept_with_it(model: VisionLanguageModel, encoded: list[int]) -> None:
+    engine = Engine()
+    ask(engine, model, film=0)
+    engine.release(model)
+    assert ask(engine, model, film=0).usage.reused_tokens == 0
+    assert encoded == [1, 1]
+
+
+def test_another_question_about_the_same_picture_reads_only_its_own_words(model: VisionLanguageModel) -> None:
+    engine = Engine()
+    ask(engine, model, film=0, question="Is there an effusion?")
+    first, second = (make_prompt(model, q).token_ids for q in ("Is there an effusion?", "Is there a nodule?"))
+    shared = next(i for i, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1])
+    assert ask(engine, model, film=0, question="Is there a nodule?").usage.reused_tokens == shared
+
+
+def test_a_retry_reads_one_position(model: VisionLanguageModel) -> None:
+    engine = Engine()
+    first, again = ask(engine, model, film=0), ask(engine, model, film=0)
+    assert again.usage.reused_tokens == again.usage.prompt_tokens - 1
+    assert again.text == first.text
+
+
+def test_what_is_reused_is_said_when_the_prompt_is_read(model: VisionLanguageModel) -> None:
+    engine = Engine()
+    ask(engine, model, film=0)
+    prompt = make_prompt(model, "Normal?")
+    assert next(engine.generate(model, prompt, GREEDY, session="anna")) == Prefilled(
+        len(prompt), len(prompt) - 1
+    )
+
+
+def test_a_prefix_that_was_pushed_out_is_read_again(model: VisionLanguageModel) -> None:
+    engine = Engine(Limits(prefix_bytes=10))
+    texts = {ask(engine, model, film=0).text for _ in range(2)}
+    assert len(texts) == 1
+    assert ask(engine, model, film=0).usage.reused_tokens == 0
+
+
 def test_the_least_recently_used_picture_is_forgotten(model: VisionLanguageModel, encoded: list[int]) -> None:
     bytes_per_picture = 49 * 64 * 4  # 49 tokens, width 64, float32
-    engine = Engine(embedding_bytes=2 * bytes_per_picture)
+    engine = Engine(Limits(embedding_bytes=2 * bytes_per_picture, prefix_bytes=0))
     for film in (0, 1, 0, 2):  # 2 pushes 1 out, because 0 was used since
         ask(engine, model, film)
     ask(engine, model, film=0)

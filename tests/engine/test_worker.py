@@ -21,6 +21,7 @@ from cxr_assistant.generation import (
     FinishReason,
     GenerationRequest,
     Prefilled,
+    Queued,
     TextDelta,
     collect,
 )
@@ -97,6 +98,21 @@ def test_a_cancel_during_prefill_stops_the_answer(any_worker: Worker) -> None:
     (only,) = any_worker.submit(request("prefill 500"), lambda: time.monotonic() - started > 0.1)
     assert only.finish_reason is FinishReason.CANCELLED
     assert time.monotonic() - started < 5
+
+
+def test_a_place_in_the_queue_is_told_once(any_worker: Worker) -> None:
+    places = [event for event in any_worker.submit(request("queue 5")) if isinstance(event, Queued)]
+    assert places == [Queued(2), Queued(1), Queued(0)]
+
+
+def test_a_cancel_while_others_are_in_front_ends_at_once(any_worker: Worker) -> None:
+    heard: list[Any] = []
+    started = 0.0
+    for event in any_worker.submit(request("queue 1"), lambda: Queued(3) in heard):
+        heard.append(event)
+        started = started or (time.monotonic() if Queued(3) in heard else 0.0)
+    assert isinstance(heard[-1], Completed)
+    assert time.monotonic() - started < 0.5
 
 
 def test_answers_do_not_mix(any_worker: Worker) -> None:

@@ -1,0 +1,318 @@
+"""Many answers from one model: a step reads a piece of one prompt and adds a token to every running answer.
+
+Knows slots, order and the rules of an answer's end; must not know text or checkpoints. No thread of its own:
+whoever wants the next thing of a stream advances all of them by a step, under a lock that no `yield` crosses.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cxr_assistant.engine.cache import FOR_ALL, EmbeddingCache
+from cxr_assistant.engine.graph import make_decoder
+from cxr_assistant.engine.memory import free_bytes, memory_guard
+from cxr_assistant.engine.prefixes import Keys, PrefixStore, prompt_keys
+from cxr_assistant.engine.sampling import Sampler, Token, choose
+from cxr_assistant.errors import Busy
+from cxr_assistant.generation import FinishReason, IsCancelled, Prefilled, Queued, SamplingParams
+from cxr_assistant.models.kv_cache import KVCache
+from cxr_assistant.models.places import SPLIT
+from cxr_assistant.models.vlm import Prompt, VisionLanguageModel
+
+__all__ = ["Limits", "News", "Scheduler", "Stream"]
+
+MAX_SLOTS = 16
+MAX_WAITING = 64
+CACHE_SHARE = 0.4
+"""Of the memory that is free once the weights are there; the rest is for prefills, towers and prefixes."""
+
+CHUNK_FLOPS = {"cpu": 1e11, "cuda": 7e12}
+"""What a prefill step may cost while others wait for a token: half a second on two CPU cores, 15 ms on an
+H100. Alone, a prompt is read in steps four times as large: only its own cancel waits for them."""
+
+CHUNK_RANGE = (16, 512)
+ALONE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much one model may take on; `prefill_chunk` of None follows from the size of the model."""
+
+    max_slots: int = MAX_SLOTS
+    max_waiting: int = MAX_WAITING
+    prefill_chunk: int | None = None
+    embedding_bytes: int = 256 * 2**20  # about twenty pictures of LLaVA-Rad, 1369 x 4096 in half precision
+    prefix_bytes: int = 1536 * 2**20  # two whole conversations of LLaVA-Rad, hundreds of the embedded model
+
+
+News = Queued | Prefilled | Token | FinishReason | Exception
+
+
+@dataclass(eq=False)
+class Stream:
+    """One answer in the making. `news` is what its reader has not taken yet; a reason to finish is the last.
+
+    Without a `session` nothing of it is kept; pictures in `public` are kept for all.
+    """
+
+    prompt: Prompt
+    params: SamplingParams
+    is_cancelled: IsCancelled
+    max_new_tokens: int
+    session: str | None = None
+    public: Collection[str] = ()
+    news: deque[News] = field(default_factory=deque)
+    is_withdrawn: bool = False
+    has_ended: bool = False
+    arrival: int = 0
+    position: int = 0  # in the queue; 0 once it has a slot
+    slot: int = -1
+    keys: Keys | None = None  # of the prompt, once its slot was prepared
+    reused: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    sampler: Sampler = field(init=False)
+    embeds: list[Tensor | None] = field(default_factory=list)
+
+    @property
+    def is_running(self) -> bool:
+        """Its prompt is read; every step adds a token."""
+        return bool(self.token_ids)
+
+    @property
+    def wants_to_end(self) -> bool:
+        return self.is_withdrawn or self.is_cancelled()
+
+
+class Scheduler:
+    """Slots of one model, shared in fair order: a visitor's second request waits for everybody's first."""
+
+    def __init__(self, model: VisionLanguageModel, limits: Limits) -> None:
+        """Allocates the slots and records the decode steps. Raises OutOfMemory."""
+        self._model, self._limits = model, limits
+        self._embeddings = EmbeddingCache(limits.embedding_bytes)
+        self._prefixes = PrefixStore(limits.prefix_bytes)
+        with memory_guard("the slots of its answers"):
+            self._kv_cache = _make_slots(model, limits.max_slots)
+            self._decoder = make_decoder(model, self._kv_cache)
+        self._chunk = limits.prefill_chunk or _prefill_chunk(model)
+        self._stepping = Lock()  # held during one step, never across a yield
+        self._counting = Lock()
+        self._num_open = self._num_arrived = 0
+        self._arrivals: deque[Stream] = deque()
+        self._forgotten: deque[str] = deque()
+        self._waiting: list[Stream] = []
+        self._active: list[Stream] = []  # in the order in which they got their slots
+
+    # ------------------------------------------------------------------------------- what anybody may call
+
+    def submit(self, stream: Stream) -> None:
+        """Put a stream into the queue. Raises Busy."""
+        if self._is_full:
+            self._end_withdrawn(patience_s=0.1)
+        with self._counting:
+            if self._is_full:
+                raise Busy(
+                    f"{self._limits.max_waiting} questions wait already; no more are taken.",
+                    hint="Ask again in a minute.",
+                )
+            self._num_open += 1
+            self._num_arrived += 1
+            stream.arrival = self._num_arrived
+        self._arrivals.append(stream)
+
+    def pull(self, stream: Stream) -> News | None:
+        """The next news of a stream; None when a step was taken that brought it none."""
+        if not stream.news:
+            with self._stepping:
+                if not stream.news:  # else another reader's step brought some
+                    self._step()
+        return stream.news.popleft() if stream.news else None
+
+    def withdraw(self, stream: Stream) -> None:
+        """Nobody reads this stream any more; its slot is free now, or after the step that is under way."""
+        stream.is_withdrawn = True
+        if not stream.has_ended:
+            self._end_withdrawn()
+
+    def forget(self, session: str) -> None:
+        """Free what is kept for a session: now, or when the step that is under way has ended."""
+        self._forgotten.append(session)
+        if self._stepping.acquire(blocking=False):
+            try:
+                self._forget_sessions()
+            finally:
+                self._stepping.release()
+
+    # ---------------------------------------------------------------------------------------- one step
+
+    @torch.inference_mode()
+    def _step(self) -> None:
+        self._end_cancelled()
+        self._forget_sessions()
+        self._admit()
+        reading = next((stream for stream in self._active if not stream.is_running), None)
+        if reading is not None:
+            self._attempt(reading)
+        self._decode()
+
+    @torch.inference_mode()
+    def _end_withdrawn(self, patience_s: float = 0.0) -> None:
+        if self._stepping.acquire(timeout=patience_s):
+            try:
+                self._end_cancelled()
+            finally:
+                self._stepping.release()
+
+    def _end_cancelled(self) -> None:
+        while self._arrivals:
+            self._waiting.append(self._arrivals.popleft())
+        for stream in [*self._waiting, *self._active]:
+            if stream.wants_to_end:
+                self._end(stream, FinishReason.CANCELLED)
+
+    def _admit(self) -> None:
+        """Slots to those who wait, the lowest first, so that the batch stays dense."""
+        self._waiting = _in_fair_order(self._waiting, self._active)
+        taken = {stream.slot for stream in self._active}
+        free = (slot for slot in range(self._kv_cache.num_slots) if slot not in taken)
+        while self._waiting and (slot := next(free, None)) is not None:
+            stream = self._waiting.pop(0)
+            stream.slot, stream.position = slot, 0
+            self._active.append(stream)
+        for position, stream in enumerate(self._waiting, start=1):
+            if stream.position != position:
+                stream.position = position
+                stream.news.append(Queued(position))
+
+    def _attempt(self, stream: Stream) -> None:
+        """Take a stream one piece further; what goes wrong is raised where this stream is read."""
+        try:
+            with memory_guard():
+                self._read_a_piece(stream)
+        except Exception as error:
+            self._end(stream, error)
+
+    def _read_a_piece(self, stream: Stream) -> None:
+        """Begin, or look at one picture, or read one chunk; the last chunk gives the first token."""
+        if stream.keys is None:
+            self._begin(stream)
+        length, prompt = self._kv_cache.lengths[stream.slot], stream.prompt
+        stop = min(length + self._chunk * (ALONE if len(self._active) == 1 else 1), len(prompt))
+        for index, span in enumerate(prompt.image_spans):
+            if stream.embeds[index] is None and length < span.stop and span.start < stop:
+                stream.embeds[index] = self._embed(stream, index)
+        logits = self._model.prefill(prompt, stream.embeds, self._kv_cache, stop=stop, slot=stream.slot)
+        if stop == len(prompt):
+            stream.embeds = []
+            stream.news.append(Prefilled(len(prompt), stream.reused))
+            self._hear(stream, choose(logits, [stream.sampler])[0])
+
+    def _begin(self, stream: Stream) -> None:
+        stream.keys = prompt_keys(stream.prompt)
+        stream.sampler = Sampler(stream.params, self._model.device)
+        stream.embeds = [None] * len(stream.prompt.image_spans)
+        if stream.session is not None:
+            stream.reused = self._prefixes.load(stream.session, stream.keys, self._kv_cache, stream.slot)
+
+    def _embed(self, stream: Stream, index: int) -> Tensor:
+        """(P, D) of one picture, encoded unless it is remembered for this visitor or for all."""
+        digest = stream.prompt.digests[index]
+        session = FOR_ALL if digest in stream.public else stream.session
+        found = None if session is None else self._embeddings.get(session, digest)
+        if found is None:
+            found = self._model.encode(stream.prompt.pixel_values[index : index + 1])[0]
+            if session is not None:
+                self._embeddings.put(session, digest, found)
+        return found
+
+    def _decode(self) -> None:
+        """One more token for every stream whose prompt is read."""
+        running = sorted((s for s in self._active if s.is_running), key=lambda s: s.slot)
+        if not running:
+            return
+        try:
+            with memory_guard():
+                newest, slots = [s.token_ids[-1] for s in running], [s.slot for s in running]
+                decoded = self._decoder.step(newest, slots)
+                tokens = choose(decoded.logits, [stream.sampler for stream in running], decoded.greedy)
+        except Exception as error:
+            for stream in running:
+                self._end(stream, error)
+            return
+        for stream, token in zip(running, tokens, strict=True):
+            self._hear(stream, token)
+
+    def _hear(self, stream: Stream, token: Token) -> None:
+        stream.token_ids.append(token.token_id)
+        stream.news.append(token)
+        if token.token_id in self._model.processor.stop_token_ids:
+            self._end(stream, FinishReason.STOP)
+        elif len(stream.token_ids) == stream.max_new_tokens:
+            self._end(stream, FinishReason.LENGTH)
+
+    def _end(self, stream: Stream, last_news: FinishReason | Exception) -> None:
+        """Free the slot and keep what was read in it for the visitor's next question."""
+        stream.has_ended = True
+        if stream in self._waiting:
+            self._waiting.remove(stream)
+        if stream in self._active:
+            self._active.remove(stream)
+            if isinstance(last_news, FinishReason):
+                self._keep(stream)
+            self._kv_cache.truncate(0, slot=stream.slot)  # a step looks as far as the longest of its rows
+        stream.embeds = []
+        stream.news.append(last_news)
+        with self._counting:
+            self._num_open -= 1
+
+    def _keep(self, stream: Stream) -> None:
+        if stream.session is None or stream.keys is None:
+            return
+        read = np.concatenate((stream.keys, np.array(stream.token_ids, np.int64)))
+        length = self._kv_cache.lengths[stream.slot]  # the newest token was not read
+        if length:
+            self._prefixes.save(stream.session, read[:length], self._kv_cache, stream.slot)
+
+    def _forget_sessions(self) -> None:
+        while self._forgotten:
+            session = self._forgotten.popleft()
+            for stream in (*self._arrivals, *self._waiting, *self._active):
+                if stream.session == session:
+                    stream.session = None  # what it still reads is not kept either
+            self._prefixes.forget(session)
+            self._embeddings.forget(session)
+
+    @property
+    def _is_full(self) -> bool:
+        return self._num_open >= self._kv_cache.num_slots + self._limits.max_waiting
+
+
+def _make_slots(model: VisionLanguageModel, max_slots: int) -> KVCache:
+    """The cache of all streams: as many slots of the whole context as fit into memory, at least one."""
+    block = SPLIT if model.device.type == "cuda" else 1
+    max_tokens = -(-model.processor.context_length // block) * block
+    fitting = int(CACHE_SHARE * free_bytes(model.device) / (max_tokens * model.kv_shape.bytes_per_token))
+    return model.new_cache(max_tokens, num_slots=max(1, min(max_slots, fitting)))
+
+
+def _in_fair_order(waiting: list[Stream], active: list[Stream]) -> list[Stream]:
+    """First come, first served, but nobody's second request before another one's first."""
+    num_before = Counter(stream.session for stream in active)
+    rounds: dict[Stream, int] = {}
+    for stream in sorted(waiting, key=lambda s: s.arrival):
+        rounds[stream] = 0 if stream.session is None else num_before[stream.session]
+        num_before[stream.session] += 1
+    return sorted(rounds, key=rounds.__getitem__)
+
+
+def _prefill_chunk(model: VisionLanguageModel) -> int:
+    low, high = CHUNK_RANGE
+    affordable = CHUNK_FLOPS.get(model.device.type, CHUNK_FLOPS["cpu"]) / (2 * model.num_decoder_weights)
+    return int(min(max(affordable, low), high)) // low * low

@@ -1,0 +1,192 @@
+"""Where the new positions of one forward pass stand: how they are turned, stored, and what they attend to.
+
+Knows positions and the cache's layout; must not know layers or weights. Three kinds share three verbs: a
+`Chunk` of one stream, one `Step` of several, and a `StaticStep` whose sizes and addresses never change.
+"""
+
+# B streams, n new positions, T of one chunk, H query heads, G key-value heads, K head width
+# S slots, M positions of a slot, L positions that are looked at
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["Chunk", "Places", "RotaryTable", "StaticStep", "Step"]
+
+SPLIT = 256
+"""Keys that one block of a StaticStep's attention sums up; M is a multiple of it."""
+
+
+class RotaryTable:
+    """Rotary position embedding as one gather and two products.
+
+    Heads are turned in their first R of K dimensions; for the rest the cosine is 1 and the sine 0, so that
+    partial rotation needs no second path. Computed by the module itself, in its own precision.
+    """
+
+    def __init__(self, rotary: Any, width: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        self._rotary, self._width, self._dtype, self._device = rotary, width, dtype, device
+        self.cos = self.sin = torch.empty(0)
+        self.swap = torch.empty(0)
+        self.extend(1)
+
+    def extend(self, num_positions: int) -> None:
+        """Make sure of rows for so many positions, also past what the model was trained for."""
+        if len(self.cos) >= num_positions:
+            return
+        positions = torch.arange(max(num_positions, 2 * len(self.cos)), device=self._device)
+        probe = torch.empty(0, dtype=self._dtype, device=self._device)
+        cos, sin = (table[0] for table in self._rotary(probe, positions[None]))
+        rest = self._width - cos.shape[1]
+        half = cos.shape[1] // 2
+        sin = torch.cat((-sin[:, :half], sin[:, half:]), dim=1)
+        self.cos = functional.pad(cos, (0, rest), value=1.0)[:, None]
+        self.sin = functional.pad(sin, (0, rest), value=0.0)[:, None]
+        order = [*range(half, 2 * half), *range(half), *range(2 * half, self._width)]
+        self.swap = torch.tensor(order, device=self._device)
+
+    def turn(self, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(n, heads, K) turned by rows (n, 1, K) of the table."""
+        swapped = heads.index_select(2, self.swap)
+        if heads.dtype == torch.float32:
+            return torch.addcmul(heads * cos, swapped, sin)
+        return heads * cos + swapped * sin  # half precision rounds where transformers rounds
+
+
+class Places(Protocol):
+    """What a layer asks of the positions it computes."""
+
+    def turn(self, heads: Tensor) -> Tensor:
+        """Rotary embedding of (n, heads, K)."""
+
+    def store(self, memory: Tensor, states: Tensor) -> None:
+        """Put (n, G, K) into (S, G, M, K)."""
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """(n, H, K) over what is stored in (S, G, M, K) -> (n, H * K)."""
+
+
+class Chunk:
+    """Positions [start, stop) of one slot."""
+
+    def __init__(self, rotary: RotaryTable, slot: int, start: int, stop: int) -> None:
+        rotary.extend(stop)
+        self._rotary, self._slot, self._start, self._stop = rotary, slot, start, stop
+        self._cos, self._sin = rotary.cos[start:stop], rotary.sin[start:stop]
+        self._mask: Tensor | None = None
+
+    def turn(self, heads: Tensor) -> Tensor:
+        return self._rotary.turn(heads, self._cos, self._sin)
+
+    def store(self, memory: Tensor, states: Tensor) -> None:
+        memory[self._slot, :, self._start : self._stop] = states.transpose(0, 1)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        num_new, num_heads, width = queries.shape
+        keys = keys[None, self._slot, :, : self._stop]
+        values = values[None, self._slot, :, : self._stop]
+        groups = keys.shape[1]
+        # Query heads that share a key head become further queries: nothing of the cache is repeated.
+        queries = queries.transpose(0, 1).reshape(1, groups, -1, width)
+        repeats = num_heads // groups
+        is_plain = repeats == 1 and self._start == 0
+        mask = None if is_plain or num_new == 1 else self._causal_mask(queries, repeats)
+        found = functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, is_causal=is_plain and num_new > 1
+        )
+        return found.view(num_heads, num_new, width).transpose(0, 1).reshape(num_new, -1)
+
+    def _causal_mask(self, queries: Tensor, repeats: int) -> Tensor:
+        """(repeats * T, L), 0 where a query may look and -inf where not."""
+        if self._mask is None:
+            num_new = self._stop - self._start
+            blocked = queries.new_full((num_new, self._stop), float("-inf")).triu(self._start + 1)
+            self._mask = blocked.repeat(repeats, 1)
+        return self._mask
+
+
+class Step:
+    """One position for each of the slots [first, first + B), which hold `lengths` positions so far."""
+
+    def __init__(self, rotary: RotaryTable, first: int, lengths: Sequence[int]) -> None:
+        self._rotary, self._first = rotary, first
+        self._rows = slice(first, first + len(lengths))
+        self._longest = max(lengths) + 1
+        rotary.extend(self._longest)
+        device = rotary.cos.device
+        self._mask: Tensor | None = None
+        if len(lengths) == 1:
+            self._position = lengths[0]
+            self._cos, self._sin = (
+                rotary.cos[lengths[0] : self._longest],
+                rotary.sin[lengths[0] : self._longest],
+            )
+            return
+        self._positions = torch.tensor(lengths, device=device)
+        self._slots = torch.arange(first, first + len(lengths), device=device)
+        self._cos, self._sin = rotary.cos[self._positions], rotary.sin[self._positions]
+        if min(lengths) < max(lengths):
+            unread = torch.arange(self._longest, device=device) > self._positions[:, None]
+            mask = torch.zeros(unread.shape, dtype=rotary.cos.dtype, device=device)
+            self._mask = mask.masked_fill_(unread, float("-inf"))[:, None, None]
+
+    def turn(self, heads: Tensor) -> Tensor:
+        return self._rotary.turn(heads, self._cos, self._sin)
+
+    def store(self, memory: Tensor, states: Tensor) -> None:
+        if len(states) == 1:
+            memory[self._first, :, self._position] = states[0]
+        else:
+            memory[self._slots, :, self._positions] = states
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        num_rows, _, width = queries.shape
+        groups = keys.shape[1]
+        found = functional.scaled_dot_product_attention(
+            queries.view(num_rows, groups, -1, width),  # as in Chunk: heads of one group are its queries
+            keys[self._rows, :, : self._longest],
+            values[self._rows, :, : self._longest],
+            attn_mask=self._mask,
+        )
+        return found.reshape(num_rows, -1)
+
+
+class StaticStep:
+    """One position for each of the slots [0, B); positions are read on the device, sizes never change.
+
+    Looks at all M positions and masks what is not in use, so that the same recorded kernels serve every
+    length. positions: (B,) int64 on the device.
+    """
+
+    def __init__(self, rotary: RotaryTable, positions: Tensor, max_tokens: int) -> None:
+        self._rotary, self._positions = rotary, positions
+        self._slots = torch.arange(len(positions), device=positions.device)
+        self._cos, self._sin = rotary.cos[positions], rotary.sin[positions]
+        unread = torch.arange(max_tokens, device=positions.device) > positions[:, None]
+        self._unread = unread[:, None, None]  # (B, 1, 1, M)
+
+    def turn(self, heads: Tensor) -> Tensor:
+        return self._rotary.turn(heads, self._cos, self._sin)
+
+    def store(self, memory: Tensor, states: Tensor) -> None:
+        memory[self._slots, :, self._positions] = states
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Softmax over all M, values summed in blocks: one query alone keeps few processors busy."""
+        num_rows, _, width = queries.shape
+        groups, max_tokens = keys.shape[1:3]
+        pairs = num_rows * groups
+        queries = queries.reshape(pairs, -1, width)
+        scores = torch.bmm(queries, keys[:num_rows].view(pairs, max_tokens, width).transpose(1, 2))
+        scores = (scores.float() * width**-0.5).view(num_rows, groups, -1, max_tokens)
+        weights = scores.masked_fill(self._unread, float("-inf")).softmax(-1).to(queries.dtype)
+        blocks = max_tokens // SPLIT
+        weights = weights.view(pairs, -1, blocks, SPLIT).transpose(1, 2).reshape(pairs * blocks, -1, SPLIT)
+        parts = torch.bmm(weights, values[:num_rows].view(pairs * blocks, SPLIT, width))
+        summed = parts.view(pairs, blocks, -1, width).sum(1, dtype=torch.float32)
+        return summed.to(queries.dtype).view(num_rows, -1)
