@@ -219,14 +219,19 @@ class Guard:
         await self._attached(request, page, listens=True)
 
     async def _attached(self, request: _Request, page: Page, *, listens: bool) -> None:
-        """Pass a stream on, and know for how long somebody is there and takes in what is sent."""
+        """Pass a stream on, and know for how long somebody is there and takes in what is sent.
+
+        A heartbeat that ends is a tab that was closed. So is the end of a page's only stream, unless another
+        answer was begun after it: that one has a listener of its own, or is soon known to have none.
+        """
+        num_begun = page.num_begun
         self._ledger.connect(page, listens=listens)
         send = _Watched(request.send, page, self._ledger) if listens else request.send
         try:
             await self._app(request.scope, request.receive, send)
         finally:
             self._ledger.disconnect(page, listens=listens)
-            if not page.connections:
+            if not listens or (not page.connections and page.num_begun == num_begun):
                 self._when_left(page.name)
 
     async def _upload(self, request: _Request) -> None:
@@ -264,7 +269,7 @@ class Guard:
         await self._begin(request, page, json.dumps({**said, "session_hash": name}).encode())
 
     async def _begin(self, request: _Request, page: Page, body: bytes) -> None:
-        self._ledger.act(page)
+        self._ledger.begin(page)
         answer = _Rewritten(request.send, lambda reply: self._note_event(reply, page))
         scope = _unpacked(request.scope)
         await self._app(_with_length(scope, body), replayed(body, request.receive), answer)

@@ -90,6 +90,7 @@ class Page:
     left_at: float
     connections: int = 0
     listeners: int = 0  # open streams of answers
+    num_begun: int = 0  # events that were begun on it
     blocked_since: float | None = None  # since when a listener takes nothing in
     events: set[str] = field(default_factory=set)
 
@@ -134,6 +135,11 @@ class Ledger:
     def act(self, page: Page) -> None:
         """Note that a person did something on the page."""
         page.acted_at = self._clock()
+
+    def begin(self, page: Page) -> None:
+        """Note that an event is begun on the page."""
+        self.act(page)
+        page.num_begun += 1
 
     def connect(self, page: Page, *, listens: bool) -> None:
         with self._lock:
