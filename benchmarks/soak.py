@@ -105,7 +105,7 @@ class _Session(threading.Thread):
                 case "ask":
                     self._ask(visitor)
                 case "stop":
-                    self._stop(visitor)
+                    self._interrupt(visitor)
                 case "film":
                     self._do(visitor.clear)
                     self._do(visitor.add, _film(self.rng.choice(FILMS)), "film")
@@ -129,7 +129,7 @@ class _Session(threading.Thread):
         else:
             self.outcome.errors.append(f"no answer: {text[-300:]}")
 
-    def _stop(self, visitor: Visitor) -> None:
+    def _interrupt(self, visitor: Visitor) -> None:
         """Ask, and press Stop from the same tab while the answer is written."""
         timer = threading.Timer(0.15, self._do, [visitor.press, "chat", "stop"])
         timer.start()

@@ -23,7 +23,6 @@ def missed(figures: dict[str, Any], *unmeasured: str) -> dict[str, Any]:
 
 
 @pytest.mark.requirement("D1", "P6")
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_short_soak_meets_nothing_but_busy(tmp_path: Path, figure: Figure) -> None:
     plan = Plan(num_sessions=5, seconds=8, num_words=8, delay_ms=5, think_s=0.2, leave_s=1)
