@@ -75,7 +75,7 @@ def recognise(data: bytes | memoryview) -> FileFormat:
         return FileFormat.PNG
     if data[:3] == b"\xff\xd8\xff":
         return FileFormat.JPEG
-    if data.startswith(_ARCHIVES) or data[257:262] == b"ustar":
+    if bytes(data[:8]).startswith(_ARCHIVES) or data[257:262] == b"ustar":
         raise refusal("bad_type", "Archives are not opened.", hint="Unpack it, then add the films.")
     if _is_headerless_dicom(data):
         # Without the file header the encoding would have to be guessed, and a wrong guess shows a picture.
