@@ -9,6 +9,8 @@ function writeTasks(tasks, ready) {
   const focused = taskBar.contains(document.activeElement) && document.activeElement.dataset.task;
   taskBar.source = source;
   taskBar.replaceChildren(...tasks.map((entry) => chipOf(entry, ready)));
+  // A row that scrolls and holds nothing that can be focused is out of reach of the keyboard.
+  if (ready) taskBar.removeAttribute("tabindex"); else taskBar.tabIndex = 0;
   if (focused) taskBar.querySelector('[data-task="' + focused + '"]')?.focus();
 }
 function chipOf(entry, ready) {
