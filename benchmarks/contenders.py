@@ -24,10 +24,14 @@ __all__ = ["Answered", "Contender", "Demo", "Library", "Ours", "Question"]
 
 
 class Question(NamedTuple):
-    """What is asked, and by whom; `session` None: a stranger of whom nothing is kept."""
+    """What is asked, and by whom; `session` None: a stranger, for whom nothing is kept or used again.
+
+    is_public: the film is one that everybody may see, such as an example; its embeddings are kept for all.
+    """
 
     prompt: Prompt
     session: str | None = None
+    is_public: bool = False
 
 
 class Answered(NamedTuple):
@@ -157,8 +161,10 @@ class Ours:
         self.model, self.engine = model, Engine()
 
     def open(self, question: Question, num_tokens: int) -> Iterator[GenerationEvent]:
-        params = SamplingParams(max_new_tokens=num_tokens)
-        return self.engine.generate(self.model, question.prompt, params)
+        """A pull returns after one step at most, so that one loop can serve many, as the worker's does."""
+        prompt, params = question.prompt, SamplingParams(max_new_tokens=num_tokens)
+        public = prompt.digests if question.is_public else ()
+        return self.engine.pulses(self.model, prompt, params, session=question.session, public=public)
 
     def answer(self, question: Question, num_tokens: int) -> Answered:
         started = perf_counter()
@@ -166,10 +172,6 @@ class Ours:
         for event in self.open(question, num_tokens):
             stream.take(event)
         return stream.answered
-
-    def forget_all(self) -> None:
-        """Nothing is remembered of any film or session."""
-        self.engine = Engine()
 
 
 @dataclass

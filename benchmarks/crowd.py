@@ -33,8 +33,6 @@ def measure_streams(
     """
     rounds: list[list[dict[str, float]]] = []
     for number in range(subject.stream_rounds):
-        if subject.own_films or number == 0:
-            ours.forget_all()
         if not subject.own_films:
             ours.answer(_stream_question(subject, model, "the first"), 1)  # the film has been read
         rounds.append([])

@@ -132,22 +132,22 @@ class _Taken:
         self.read_rates.append(self._read_rate(len(prompt) + self.subject.num_tokens))
         self._encode(prompt)
         turn = repetition % len(self.contenders)
+        asked = Question(prompt, f"session {repetition}", is_public=True)
         said: dict[str, Answered] = {}
         for contender in (*self.contenders[turn:], *self.contenders[:turn]):
-            answered = self._ask(contender, Question(prompt, f"session {repetition}"), "new_image_s")
+            answered = self._ask(contender, asked, "new_image_s")
             self._note(contender, "token_s", answered.token_s)
             said[contender.name] = answered
         self.equality["contenders"] &= len({answered.text for answered in said.values()}) == 1
-        self._ask(self.ours, Question(prompt, f"another session {repetition}"), "same_image_s", 1)
+        stranger = Question(prompt, f"another session {repetition}", is_public=True)
+        self._ask(self.ours, stranger, "same_image_s", 1)
         self._follow_up(repetition, follow_up(self.model, prompt, said["ours"].text, SECOND_QUESTION))
 
     def _follow_up(self, repetition: int, prompt: Prompt) -> None:
         """With what the session left behind, and as a stranger would ask it; the ids must be the same."""
         num = min(8, self.subject.num_tokens)
         reused = self._ask(self.ours, Question(prompt, f"session {repetition}"), "follow_up_s", num)
-        kept, self.ours.engine = self.ours.engine, type(self.ours.engine)()
         naive = self._ask(self.ours, Question(prompt), "follow_up_without_reuse_s", num)
-        self.ours.engine = kept
         self.equality["follow_up"] &= reused.text == naive.text
         if repetition == 0:  # the others read all of it again: one look is enough
             for contender in self.contenders:
