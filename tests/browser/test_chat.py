@@ -84,6 +84,7 @@ def test_text_appears_while_it_is_written_and_no_film_is_sent_again(
 
 
 def test_stop_ends_the_answer_and_the_worker(study: Any, worker: ScriptedWorker) -> None:
+    worker.word_delay_s = 0.1  # slow: it is the stop that is looked at, not the stream
     ask(study, "a long story", wait=False)
     study.wait_for_selector(".caret")
     study.click(".send.stop")
