@@ -40,6 +40,8 @@ class App:
                 "CXR_PORT": "0",
                 "CXR_MAX_ANSWERS_PER_ADDRESS": "100",
                 "CXR_MAX_QUEUE": "60",
+                "CXR_MAX_PAGES": "2000",
+                "CXR_MAX_PAGES_PER_ADDRESS": "2000",
                 "CXR_PAGE_GRACE_S": "300",  # on a loaded machine minutes pass between two requests
                 "CXR_STALL_S": "300",
             }
@@ -47,6 +49,7 @@ class App:
         self.blocks = on_a_loop(lambda: build_app(ScriptedAssistant(self.worker), settings))
         self.site = on_a_loop(lambda: launch(self.blocks, settings, prevent_thread_lock=True, quiet=True))
         self.url = str(self.blocks.local_url)
+        self.clients: list[httpx.Client] = []
 
     def number_of(self, handler: str) -> int:
         """The number of the first event that is handled by a method of that name."""
@@ -57,6 +60,8 @@ class App:
 def app() -> Iterator[App]:
     running = App()
     yield running
+    for client in running.clients:
+        client.close()
     running.blocks.close(verbose=False)
 
 
@@ -66,6 +71,7 @@ class Visitor:
     def __init__(self, app: App) -> None:
         self.app, self.page = app, secrets.token_hex(6)
         self.http = httpx.Client(base_url=app.url, timeout=PATIENCE_S)
+        app.clients.append(self.http)
         assert self.http.get("/").status_code == 200
 
     def begin(self, handler: str, data: list[Any], event: dict[str, Any] | None = None) -> httpx.Response:
