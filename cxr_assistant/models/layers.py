@@ -12,13 +12,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cxr_assistant.models.kv_cache import KVCache
+from cxr_assistant.models.packing import PackedProduct, can_pack
 from cxr_assistant.models.places import Places, RotaryTable
 
 __all__ = ["WrittenDecoder", "can_write_out"]
@@ -52,7 +53,8 @@ class WrittenDecoder:
         kind = _KINDS[type(language_model).__name__]
         num_bytes = sum(p.numel() * p.element_size() for p in language_model.layers.parameters())
         fuses = weight.is_cuda or (weight.dtype == torch.float32 and num_bytes < FUSE_BYTES)
-        self._layers = [kind(layer, config, width, fuses=fuses) for layer in language_model.layers]
+        packs = not weight.is_cuda and can_pack(language_model.layers)
+        self._layers = [kind(layer, config, width, _Layout(fuses, packs)) for layer in language_model.layers]
         self._norm = kind.norm(language_model, config)
 
     def __call__(self, hidden: Tensor, places: Places, kv_cache: KVCache) -> Tensor:
@@ -62,15 +64,34 @@ class WrittenDecoder:
         return self._norm(hidden)
 
 
+class _Layout(NamedTuple):
+    """How the matrices of a decoder lie: as they are, those of one input joined, or packed for the CPU."""
+
+    fuses: bool
+    packs: bool
+
+    def joined(self, *layers: nn.Module) -> Map:
+        """The products of one input, side by side; quantised layers stay as they are."""
+        plain = [layer for layer in layers if type(layer) is nn.Linear]
+        if len(plain) == len(layers) and self.packs:
+            return PackedProduct(plain)
+        if len(plain) == len(layers) > 1 and self.fuses:
+            return _fused(plain)
+        products = [_product(layer) for layer in layers]
+        if len(products) == 1:
+            return products[0]
+        return lambda hidden: torch.cat([product(hidden) for product in products], dim=-1)
+
+
 class _Layer(ABC):
     """What both kinds share: attention between a product in front and one behind."""
 
-    def __init__(self, attention: Any, output: nn.Module, config: Any, width: int, *, fuses: bool) -> None:
+    def __init__(self, attention: Any, output: nn.Module, config: Any, width: int, layout: _Layout) -> None:
         self._num_queries: int = config.num_attention_heads
         self._num_turned: int = config.num_attention_heads + config.num_key_value_heads
         self._width = width
-        self._qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj], fuses=fuses)
-        self._output = _product(output)
+        self._qkv = layout.joined(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._output = layout.joined(output)
 
     @staticmethod
     @abstractmethod
@@ -91,13 +112,13 @@ class _Layer(ABC):
 class _LlamaLayer(_Layer):
     """Attention, then a gated MLP, each behind a root-mean-square norm (transformers LlamaDecoderLayer)."""
 
-    def __init__(self, layer: Any, config: Any, width: int, *, fuses: bool) -> None:
-        super().__init__(layer.self_attn, layer.self_attn.o_proj, config, width, fuses=fuses)
+    def __init__(self, layer: Any, config: Any, width: int, layout: _Layout) -> None:
+        super().__init__(layer.self_attn, layer.self_attn.o_proj, config, width, layout)
         self._first_norm = _rms_norm(layer.input_layernorm)
         self._second_norm = _rms_norm(layer.post_attention_layernorm)
-        self._gate_and_up = _joined([layer.mlp.gate_proj, layer.mlp.up_proj], fuses=fuses)
+        self._gate_and_up = layout.joined(layer.mlp.gate_proj, layer.mlp.up_proj)
         self._activation: Map = _activation(layer.mlp.act_fn)
-        self._down = _product(layer.mlp.down_proj)
+        self._down = layout.joined(layer.mlp.down_proj)
 
     @staticmethod
     def norm(language_model: Any, config: Any) -> Map:
@@ -112,11 +133,11 @@ class _LlamaLayer(_Layer):
 class _PhiLayer(_Layer):
     """Attention and MLP side by side behind one layer norm (transformers PhiDecoderLayer)."""
 
-    def __init__(self, layer: Any, config: Any, width: int, *, fuses: bool) -> None:
-        super().__init__(layer.self_attn, layer.self_attn.dense, config, width, fuses=fuses)
+    def __init__(self, layer: Any, config: Any, width: int, layout: _Layout) -> None:
+        super().__init__(layer.self_attn, layer.self_attn.dense, config, width, layout)
         self._norm = _layer_norm(layer.input_layernorm)
         self._activation: Map = _activation(layer.mlp.activation_fn)
-        self._up, self._down = _product(layer.mlp.fc1), _product(layer.mlp.fc2)
+        self._up, self._down = layout.joined(layer.mlp.fc1), layout.joined(layer.mlp.fc2)
 
     @staticmethod
     def norm(language_model: Any, config: Any) -> Map:
@@ -163,14 +184,6 @@ def _product(layer: nn.Module) -> Map:
     if type(layer) is nn.Linear:
         return partial(functional.linear, weight=layer.weight, bias=layer.bias)
     return layer
-
-
-def _joined(layers: Sequence[nn.Module], *, fuses: bool) -> Map:
-    """Several products of one input, side by side."""
-    if fuses and all(type(layer) is nn.Linear for layer in layers):
-        return _fused([layer for layer in layers if isinstance(layer, nn.Linear)])
-    products = [_product(layer) for layer in layers]
-    return lambda hidden: torch.cat([product(hidden) for product in products], dim=-1)
 
 
 def _fused(layers: Sequence[nn.Linear]) -> Map:

@@ -1,0 +1,75 @@
+"""Matrices in the layout that the CPU's multiplier reads fastest, beside the rows that they came from.
+
+Knows oneDNN's packed layout and when it pays; must not know whose layers these are. Figures: docs/LOG.md.
+"""
+
+# n positions, D width of the input, E width of the output
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cxr_assistant.models.precision import read_device
+
+__all__ = ["PackedProduct", "can_pack"]
+
+ROWS_HINT = 16
+"""Any number from 2 on gives the layout that serves one row and a whole prompt; 1 gives a slower one."""
+
+LARGE = 2**20
+"""Weights from which packing pays for a single row; below, calling oneDNN costs more than it saves."""
+
+FEW_ROWS = 4
+
+MEMORY_SHARE = 0.25
+"""Of the free memory that copies may take: the rows stay where they are, often mapped to their file."""
+
+
+def can_pack(layers: Sequence[nn.Module]) -> bool:
+    """True where all linear layers are plain ones on a CPU with oneDNN, and memory for a copy is free."""
+    weights = [module.weight for layer in layers for module in layer.modules() if type(module) is nn.Linear]
+    num_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
+    return (
+        bool(weights)
+        and all(weight.device.type == "cpu" and _is_packable(weight.dtype) for weight in weights)
+        and num_bytes <= MEMORY_SHARE * read_device("cpu").free_bytes
+    )
+
+
+class PackedProduct:
+    """Linear layers of one input, their outputs side by side: (n, D) -> (n, E); packed at the first call."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        self._layers = layers
+        self._is_large = sum(layer.weight.numel() for layer in layers) >= LARGE
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        self._bias = torch.cat(biases) if len(biases) == len(layers) else None
+        self._packed: Tensor | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        if not self._is_large and len(hidden) < FEW_ROWS:
+            return self._plain(hidden)
+        if self._packed is None:
+            weight = torch.cat([layer.weight.detach() for layer in self._layers])
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_HINT)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            hidden.contiguous(), self._packed, self._bias, "none", [], ""
+        )
+        return product
+
+    def _plain(self, hidden: Tensor) -> Tensor:
+        outputs = [functional.linear(hidden, layer.weight, layer.bias) for layer in self._layers]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+
+
+def _is_packable(dtype: torch.dtype) -> bool:
+    """float32 where there is oneDNN; bfloat16 where the CPU has instructions for it."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
