@@ -42,7 +42,15 @@ UNCOMPRESSED = ("implicit", "explicit", "big endian")
 
 def make_films(height: int = HEIGHT, width: int = WIDTH) -> dict[str, bytes]:
     """The film in every encoding that is read, with the grain of a detector, which is what costs time."""
-    from pydicom.uid import JPEG2000, ImplicitVRLittleEndian, JPEGLSNearLossless
+    from pydicom.uid import (
+        JPEG2000,
+        ExplicitVRBigEndian,
+        ImplicitVRLittleEndian,
+        JPEGBaseline8Bit,
+        JPEGLSLossless,
+        JPEGLSNearLossless,
+        RLELossless,
+    )
 
     rng = np.random.default_rng(0)
     smooth = builders.thorax(height, width, BITS).astype(np.int32)
@@ -57,12 +65,10 @@ def make_films(height: int = HEIGHT, width: int = WIDTH) -> dict[str, bytes]:
     films = {
         "implicit": builders.file_bytes(data_set(), ImplicitVRLittleEndian),
         "explicit": plain,
-        "big endian": builders.file_bytes(data_set(), builders.ExplicitVRBigEndian),
-        "RLE": builders.compressed(data_set(), builders.RLELossless),
-        "JPEG baseline": builders.encapsulated(
-            builders.jpeg_frame(film8), film8, 8, builders.JPEGBaseline8Bit
-        ),
-        "JPEG-LS": builders.compressed(data_set(), builders.JPEGLSLossless),
+        "big endian": builders.file_bytes(data_set(), ExplicitVRBigEndian),
+        "RLE": builders.compressed(data_set(), RLELossless),
+        "JPEG baseline": builders.encapsulated(builders.jpeg_frame(film8), film8, 8, JPEGBaseline8Bit),
+        "JPEG-LS": builders.compressed(data_set(), JPEGLSLossless),
         "JPEG-LS near": builders.compressed(data_set(), JPEGLSNearLossless),
         "JPEG 2000 lossy": builders.encapsulated(lossy, film16, 16, JPEG2000),
         "PNG 8": builders.picture(film8),

@@ -241,7 +241,7 @@ def _slope(outcome: Outcome) -> float:
 
 def _grown(outcome: Outcome, name: str) -> float:
     early, late = ([getattr(load, name) for *_, load in part] for part in _quarters(outcome))
-    return statistics.median(late) - statistics.median(early)
+    return float(statistics.median(late) - statistics.median(early))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
