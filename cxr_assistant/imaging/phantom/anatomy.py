@@ -367,12 +367,12 @@ def _spongy_bones(rng: np.random.Generator, posture: Posture) -> tuple[tuple[Qua
     bones: list[tuple[Quadric, float]] = []
     for z in np.arange(-20.0, 21.0, 2.55):
         y = -7.6 + 0.004 * (z + 2) ** 2
-        density = 0.12 * rng.uniform(0.9, 1.1)
+        density = 0.085 * rng.uniform(0.9, 1.1)
         bones.append((ellipsoid((0, y, z), (1.75, 1.6, 1.3)), density))
-        bones.append((ellipsoid((0, y - 3.4, z - 1.6), (0.28, 1.2, 0.6)), 0.18))
+        bones.append((ellipsoid((0, y - 3.4, z - 1.6), (0.28, 1.2, 0.6)), 0.10))
         for side in SIDES:
-            bones.append((ellipsoid((side * 1.35, y - 1.6, z + 0.3), (0.32, 0.6, 0.5)), 0.2))
-    bones.append((ellipsoid((0, 8.3, 3.5), (1.7, 0.5, 8.5), rotation("x", -10)), 0.2))
+            bones.append((ellipsoid((side * 1.35, y - 1.6, z + 0.3), (0.32, 0.6, 0.5)), 0.12))
+    bones.append((ellipsoid((0, 8.3, 3.5), (1.7, 0.5, 8.5), rotation("x", -10)), 0.14))
     off_lungs = {"arms-abducted": 14.6, "arms-down": 11.6, "arms-raised": 13.0}[posture]
     for side in SIDES:
         turned = rotation("z", side * 38) @ rotation("y", side * 8)

@@ -39,6 +39,7 @@ from cxr_assistant.imaging.phantom.projection import (
     Acquisition,
     Exposure,
     Paths,
+    compress_change,
     compress_range,
     make_camera,
     marker_path,
@@ -67,9 +68,10 @@ _SIGNAL_RANGE = (-0.6, 8.2)  # negative log signal at stored 0 and 4095
 
 
 class Threshold(NamedTuple):
-    """A finding is reported when at least `area_cm2` of it changes the picture by `contrast`.
+    """A finding is reported when at least `area_cm2` of it changes the displayed picture by `contrast`.
 
-    `contrast` is a fraction of the display window; the area is measured on the detector.
+    `contrast` is a fraction of the display range, after scatter, range compression and the window: what is
+    burnt out to white shows nothing. The area is measured on the detector.
     """
 
     contrast: float
@@ -83,11 +85,11 @@ VISIBILITY = {
     FindingKind.CONSOLIDATION: Threshold(0.08, 4.0),
     FindingKind.PULMONARY_EDEMA: Threshold(0.06, 20.0),
     FindingKind.ATELECTASIS: Threshold(0.05, 1.5),
-    FindingKind.NODULE: Threshold(0.06, 0.6),
+    FindingKind.NODULE: Threshold(0.08, 0.6),
     FindingKind.MASS: Threshold(0.08, 4.0),
     FindingKind.ENDOTRACHEAL_TUBE: Threshold(0.06, 0.6),
     FindingKind.CENTRAL_LINE: Threshold(0.06, 0.8),
-    FindingKind.PACEMAKER: Threshold(0.20, 2.0),
+    FindingKind.PACEMAKER: Threshold(0.12, 2.0),
 }
 _FRONTAL_ONLY = (FindingKind.CARDIOMEGALY, FindingKind.PNEUMOTHORAX, FindingKind.ATELECTASIS)
 
@@ -198,12 +200,11 @@ def _render(
         if change.metal is not None:
             paths.metal[:] += change.metal
     marked = Paths(paths.soft, paths.bone, paths.metal + marker_path(acquisition, camera))
-    film = signal(marked, anatomy.scale, acquisition, Exposure(anatomy.exposure, (seed, 4)), camera)
+    film, straight = signal(marked, anatomy.scale, acquisition, Exposure(anatomy.exposure, (seed, 4)), camera)
     film = compress_range(film, acquisition, camera.pixel_cm * anatomy.scale)
-    radiograph, span = _digitise(film, paths.soft > 4.0, acquisition, camera, anatomy)
-    judged = [
-        _judge(r, c, span, anatomy, acquisition, camera) for r, c in zip(requests, changes, strict=True)
-    ]
+    radiograph, window = _digitise(film, paths.soft > 4.0, acquisition, camera, anatomy)
+    display = _Display(film, straight, window, acquisition, camera.pixel_cm * anatomy.scale)
+    judged = [_judge(r, c, display, anatomy.scale) for r, c in zip(requests, changes, strict=True)]
     return Phantom(
         seed=seed,
         view=acquisition.view,
@@ -225,8 +226,8 @@ def _heart_change(anatomy: Anatomy, thorax: Thorax, rays: dict[Side, LungRays], 
 
 def _digitise(
     film: Array, body: Mask, acquisition: Acquisition, camera: Camera, anatomy: Anatomy
-) -> tuple[Radiograph, float]:
-    """A 12-bit radiograph with a window from the data, and the width of that window in log signal."""
+) -> tuple[Radiograph, tuple[float, float]]:
+    """A 12-bit radiograph with a window from the data, and the ends of that window in log signal."""
     low, high = _SIGNAL_RANGE
     stored = np.clip((film - low) / (high - low) * _STORED_MAX, 0, _STORED_MAX).round().astype(np.uint16)
     edge = round(1.4 / camera.pixel_cm)
@@ -252,30 +253,44 @@ def _digitise(
         modality_code="DX",
         is_marked_phantom=True,
     )
-    return radiograph, width / _STORED_MAX * (high - low)
+    ends = (low + level / _STORED_MAX * (high - low) for level in (dark, dark + width))
+    return radiograph, (float(next(ends)), float(next(ends)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Display:
+    """The film as it is shown: (H, W) log signal, the share of it that came straight, the window's ends."""
+
+    film: Array
+    straight: Array
+    window: tuple[float, float]
+    acquisition: Acquisition
+    pixel_cm: float
+
+    def contrast_of(self, change: Array) -> Array:
+        """(H, W) how much a change of the log signal, which is already in the film, changes the display."""
+        low, high = self.window
+        before = self.film - compress_change(change * self.straight, self.acquisition, self.pixel_cm)
+        shown: Array = np.abs(np.clip(self.film, low, high) - np.clip(before, low, high)) / (high - low)
+        return shown
 
 
 def _judge(
-    request: FindingRequest,
-    change: Change,
-    span: float,
-    anatomy: Anatomy,
-    acquisition: Acquisition,
-    camera: Camera,
+    request: FindingRequest, change: Change, display: _Display, scale: float
 ) -> tuple[PhantomFinding, Mask]:
     """Measure the finding against its threshold and draw its mask and box."""
-    effect = np.zeros((camera.height, camera.width), np.float32)
+    log_signal = np.zeros_like(display.film)
     if change.soft is not None:
-        effect += np.abs(change.soft) * SOFT_PER_CM
+        log_signal += change.soft * np.float32(SOFT_PER_CM * scale)
     if change.metal is not None:
-        effect += np.abs(change.metal) * METAL_PER_CM
-    effect *= anatomy.scale / span
+        log_signal += change.metal * np.float32(METAL_PER_CM * scale)
+    contrast = display.contrast_of(log_signal)
     threshold = VISIBILITY[request.kind]
-    mask = effect >= threshold.contrast
-    area = float(mask.sum()) * (camera.pixel_cm * anatomy.scale) ** 2
+    mask = contrast >= threshold.contrast
+    area = float(mask.sum()) * display.pixel_cm**2
     shown = area >= threshold.area_cm2
-    shown &= acquisition.view.is_frontal or request.kind not in _FRONTAL_ONLY
-    peak = float(np.percentile(effect[mask], 90)) if mask.any() else float(effect.max())
+    shown &= display.acquisition.view.is_frontal or request.kind not in _FRONTAL_ONLY
+    peak = float(np.percentile(contrast[mask], 90)) if mask.any() else float(contrast.max())
     finding = PhantomFinding(
         kind=request.kind,
         side=request.side,

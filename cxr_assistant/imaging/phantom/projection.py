@@ -16,7 +16,18 @@ from cxr_assistant.imaging.phantom.geometry import Array, Camera, Interval, Tube
 from cxr_assistant.imaging.phantom.lesions import LungRays
 from cxr_assistant.study import ViewPosition
 
-__all__ = ["Acquisition", "Exposure", "Paths", "make_camera", "normal_paths", "signal"]
+__all__ = [
+    "Acquisition",
+    "Exposure",
+    "Paths",
+    "compress_change",
+    "compress_range",
+    "make_camera",
+    "marker_path",
+    "normal_paths",
+    "signal",
+    "vessel_path",
+]
 
 _WEIGHTS = np.array([0.25, 0.50, 0.25])
 _SOFT = np.array([0.228, 0.195, 0.178])
@@ -126,7 +137,7 @@ def normal_paths(thorax: Thorax, anatomy: Anatomy, camera: Camera) -> tuple[Path
     for solid, density in thorax.spongy_bones:
         camera.add_solid(bone, solid, density * anatomy.bone)
     camera.add_tubes(bone, thorax.ribs, 0.16 * anatomy.bone)
-    camera.add_tubes(bone, thorax.ribs, 0.75 * anatomy.bone, wall=0.09)
+    camera.add_tubes(bone, thorax.ribs, 0.6 * anatomy.bone, wall=0.09)
     camera.add_tubes(bone, thorax.long_bones, 0.22 * anatomy.bone)
     camera.add_tubes(bone, thorax.long_bones, 0.85 * anatomy.bone, wall=0.14)
     return Paths(soft, bone, zeros), rays
@@ -167,8 +178,11 @@ def marker_path(acquisition: Acquisition, camera: Camera) -> Array:
     return metal
 
 
-def signal(paths: Paths, scale: float, acquisition: Acquisition, exposure: Exposure, camera: Camera) -> Array:
-    """(H, W) negative log of the detected intensity: larger is denser."""
+def signal(
+    paths: Paths, scale: float, acquisition: Acquisition, exposure: Exposure, camera: Camera
+) -> tuple[Array, Array]:
+    """(H, W) negative log of the detected intensity, larger is denser, and the share of it that came
+    straight: a small change of path shows up multiplied by that share, the rest is scatter."""
     intensity = np.zeros_like(paths.soft)
     for weight, soft, bone, metal in zip(_WEIGHTS, _SOFT, _BONE, _METAL, strict=True):
         depth = scale * (soft * np.maximum(paths.soft, 0) + bone * paths.bone + metal * paths.metal)
@@ -176,20 +190,30 @@ def signal(paths: Paths, scale: float, acquisition: Acquisition, exposure: Expos
     inside = _collimated(acquisition, camera)
     intensity *= inside
     pixel = camera.pixel_cm * scale
+    straight = intensity
     intensity = _spread(intensity, acquisition.blur_cm / pixel, 4.0 / pixel, acquisition.scatter)
+    share = np.clip(straight / intensity, 0, 1)
     rng = np.random.default_rng(exposure.seed)
     photons = _PHOTONS_PER_CM2 * exposure.photons * pixel**2
     intensity += np.sqrt(intensity / photons) * rng.standard_normal(intensity.shape, np.float32)
-    result: Array = -np.log(np.maximum(intensity, 2e-4))
-    return result
+    return -np.log(np.maximum(intensity, 2e-4)), share
 
 
 def compress_range(film: Array, acquisition: Acquisition, pixel_cm: float) -> Array:
     """Dynamic range compression as digital systems apply it for presentation: part of what is smooth over
     centimetres is taken away, edges and small structures keep their contrast."""
-    bounded = np.clip(film, 1.0, 8.0)
-    smooth = _blurred(bounded, {3.0 / pixel_cm: 1.0})
-    return film - acquisition.range_compression * (smooth - np.float32(3.5))
+    return film - acquisition.range_compression * (
+        _smooth(np.clip(film, 1.0, 8.0), pixel_cm) - np.float32(3.5)
+    )
+
+
+def compress_change(change: Array, acquisition: Acquisition, pixel_cm: float) -> Array:
+    """What `compress_range` leaves of a change of the log signal."""
+    return change - acquisition.range_compression * _smooth(change, pixel_cm)
+
+
+def _smooth(image: Array, pixel_cm: float) -> Array:
+    return _blurred(image, {3.0 / pixel_cm: 1.0})
 
 
 def _collimated(acquisition: Acquisition, camera: Camera) -> Array:

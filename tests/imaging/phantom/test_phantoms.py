@@ -212,3 +212,16 @@ def test_monochrome1_phantoms_look_like_their_twins() -> None:
 def test_impossible_phantoms_are_refused_in_words(build, words: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(PhantomError, match=words):
         build()
+
+
+@pytest.mark.parametrize(
+    "kind", [FindingKind.CONSOLIDATION, FindingKind.NODULE, FindingKind.ENDOTRACHEAL_TUBE]
+)
+def test_contrast_is_what_the_displayed_picture_gains(kind: FindingKind) -> None:
+    """The truth about visibility is measured on the display: with the finding minus without it."""
+    view, seed = ViewPosition.PA, 31
+    with_it = make_phantom(seed, findings=[FindingRequest(kind)], view=view, size_px=256)
+    without = make_phantom(seed, findings=[], view=view, size_px=256)
+    gain = np.abs(render_for_people(with_it.radiograph) - render_for_people(without.radiograph))
+    finding, mask = with_it.findings[0], with_it.masks[0]
+    assert np.percentile(gain[mask], 90) == pytest.approx(finding.contrast, rel=0.2)
