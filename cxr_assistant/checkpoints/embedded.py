@@ -1,7 +1,7 @@
 """The embedded model: LLaVA-Rad's architecture made small, trained on this project's phantoms.
 
 Reads one synthetic radiograph of any view and a short conversation; writes findings, answers and the
-view in the words of its training. Dinov2 tower (224 pixels; the film and two maps of its structure),
+view in the words of its training. Dinov2 tower (336 pixels; the film and two maps of its structure),
 two-layer projector, small Llama; weights are committed in weights/embedded and made anew by `training/`.
 No paper. Licence: that of the project. Known weakness: it has seen phantoms alone and knows nothing of
 patients.
@@ -44,7 +44,7 @@ CHECKPOINT = Checkpoint(
     title="Embedded phantom model",
     summary="Small, offline, answers at once; understands synthetic radiographs only.",
     repository="weights/embedded",
-    revision="f098c1db215551724c0b5411aa79ff050de1f91b",  # SHA-1 of weights/embedded/model.safetensors
+    revision="09df15dfbd6ab4d5bc829469c0bf379949d04700",  # SHA-1 of weights/embedded/model.safetensors
     files=(),
     licence=Licence(
         name="Apache-2.0",
@@ -71,8 +71,8 @@ CHECKPOINT = Checkpoint(
         Task.VIEW: TaskWording(prompt="Which view is this?"),
     },
     image=ImageSpec(  # as training/ prepares phantoms; the folder's own files win
-        size_px=224,
-        channels=3,  # the film, and maps of its thin ridges and of its blobs
+        size_px=336,
+        channels=3,  # the film, and maps of its thin upright lines and of its blobs
         mean=(0.5, 0.1, 0.1),
         std=(0.25, 0.2, 0.2),
         resize=ResizeRule.PAD,  # nothing of the film is cut off
@@ -93,7 +93,7 @@ CHECKPOINT = Checkpoint(
     ),
     cannot=("Read a radiograph of a person: such a film is recognised and refused", "Compare with a prior"),
     weakness="It has seen phantoms alone; what it says means nothing for a patient.",
-    num_parameters=5_615_424,
+    num_parameters=4_908_864,
     max_new_tokens=256,
     is_embedded=True,
 )

@@ -31,7 +31,7 @@ class Rendering(StrEnum):
     """How a model's training pictures were made from DICOM."""
 
     DISPLAY = "display"  # the display pipeline, as a person sees the film
-    STRUCTURE = "structure"  # the same, with maps of thin ridges and of blobs as further channels
+    STRUCTURE = "structure"  # the same, with maps of thin upright lines and of blobs as further channels
     MIMIC_CXR_JPG = "mimic-cxr-jpg"  # min-max, inverted for MONOCHROME1, histogram-equalised
 
 

@@ -1,7 +1,8 @@
 """Phantoms as training examples: pictures as the model sees them, masks, labels and words.
 
 Rendering is the slow part, so it is done once into shards that training reads while more are written.
-A shard is a pair of files: `NAME.npz` with the arrays, `NAME.json` with one record per picture.
+A shard is three files: `NAME.npy` with the pictures, `NAME.npz` with masks and labels, `NAME.json` with one
+record per picture, written last.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = [
 
 KINDS = tuple(FindingKind)
 VIEWS = (ViewPosition.PA, ViewPosition.AP, ViewPosition.LATERAL)
+_PRODUCT_PX = 512  # what the app and the command line render by default
 IGNORED = -1  # a label that the picture cannot answer: no loss
 # Each kind at all, then each kind with a side on the left and on the right.
 PRESENCE = tuple((kind, None) for kind in KINDS) + tuple((k, s) for k in KINDS if k.has_side for s in Side)
@@ -43,8 +45,9 @@ SEVERITY = tuple((k, s) for k in KINDS if k.severities for s in (tuple(Side) if 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """N pictures: `images` (N, S, S) uint8 as the tower sees them before normalisation; `masks` (N, K, P, P)
-    uint8, the covered share of each patch in 1/255; labels (N, ...) int8 with IGNORED; `records` words."""
+    """N pictures: `images` (N, C, S, S) uint8 as the tower sees them before normalisation, mapped from disk
+    so that the processes of a team share them; `masks` (N, K, P, P) uint8, the covered share of each patch
+    in 1/255; labels (N, ...) int8 with IGNORED; `records` words."""
 
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8]
@@ -57,11 +60,12 @@ class Shard:
 def render(
     seed: int, spec: ImageSpec, ranges: AnatomyRanges = TRAINING_RANGES
 ) -> tuple[Phantom, NDArray[np.uint8]]:
-    """A phantom at a resolution drawn from its seed (a model must not rely on one), as the model sees it."""
-    size = spec.size_px * 2 if seed % 8 == 0 else spec.size_px
+    """A phantom at a resolution drawn from its seed (a model must not rely on one), as the model sees it:
+    (C, S, S)."""
+    size = _PRODUCT_PX if seed % 3 == 0 else spec.size_px
     phantom = make_phantom(seed, ranges=ranges, size_px=size)
-    normalised = prepare(phantom.radiograph, spec)[0]
-    pixels = (normalised * spec.std[0] + spec.mean[0]) * 255
+    mean_C, std_C = (np.array(values)[:, None, None] for values in (spec.mean, spec.std))
+    pixels = (prepare(phantom.radiograph, spec) * std_C + mean_C) * 255
     return phantom, np.clip(pixels.round(), 0, 255).astype(np.uint8)
 
 
@@ -121,9 +125,9 @@ def write_shard(path: Path, seeds: Sequence[int], spec: ImageSpec, patches: int)
         phantom, pixels = render(seed, spec)
         images.append(pixels)
         encoded.append(encode_phantom(phantom, spec, patches))
+    np.save(path.with_suffix(".npy"), np.stack(images))
     np.savez_compressed(
         path.with_suffix(".npz"),
-        images=np.stack(images),
         masks=np.stack([e["masks"] for e in encoded]),
         presence=np.array([e["presence"] for e in encoded], np.int8),
         severity=np.array([e["severity"] for e in encoded], np.int8),
@@ -134,6 +138,7 @@ def write_shard(path: Path, seeds: Sequence[int], spec: ImageSpec, patches: int)
 
 def read_shard(path: Path) -> Shard:
     """The finished shard at `path` (without suffix)."""
+    images = np.load(path.with_suffix(".npy"), mmap_mode="r")
     with np.load(path.with_suffix(".npz")) as arrays:
         records = json.loads(path.with_suffix(".json").read_text())
-        return Shard(**{name: arrays[name] for name in arrays.files}, records=records)
+        return Shard(images=images, **{name: arrays[name] for name in arrays.files}, records=records)

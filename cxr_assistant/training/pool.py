@@ -107,10 +107,8 @@ class Pool:
         return [(self.shards[index // SHARD_SIZE], int(index % SHARD_SIZE)) for index in indices]
 
     def images(self, indices: np.ndarray) -> Tensor:
-        """(B, 1, S, S) in [0, 1]."""
-        return (
-            torch.from_numpy(np.stack([s.images[i] for s, i in self.locate(indices)])).float()[:, None] / 255
-        )
+        """(B, C, S, S) in [0, 1]."""
+        return torch.from_numpy(np.stack([s.images[i] for s, i in self.locate(indices)])).float() / 255
 
     def masks(self, indices: np.ndarray) -> Tensor:
         """(B, K, P, P) in [0, 1]."""

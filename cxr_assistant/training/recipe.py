@@ -19,37 +19,31 @@ class Recipe:
     """Sizes and lengths; everything else is computed from them."""
 
     seed: int = 0
-    image_px: int = 224
-    patch_px: int = 16
+    image_px: int = 336
+    patch_px: int = 24
     tower_width: int = 192
-    tower_layers: int = 8
+    tower_layers: int = 6
     language_width: int = 192
     language_layers: int = 4
     vocabulary: int = 1024
     phantoms: int = 12_000
-    first_phantoms: int = 5_000  # in the pool when training starts
+    first_phantoms: int = 3_000  # in the pool when training starts
     phantoms_per_step: float = 2.5
     validation: int = 500
     batch: int = 32
-    coarse_steps: int = 2_400  # large structures first: the film alone, plain losses
-    fine_steps: int = 1_600  # then small ones: whitened patches, balanced losses
-    map_steps: int = 1_500  # then with the maps of ridges and blobs beside the film
+    tower_steps: int = 6_000
     tower_rate: float = 5e-4
     feature_views: int = 2  # augmented versions of each picture whose features the language model sees
     align_steps: int = 150
-    instruct_steps: int = 1_300
+    instruct_steps: int = 1_600
     language_rate: float = 1.5e-3
     questions_per_picture: int = 6
-    gate_films: int = 260  # unseen phantoms at the product's own size, for the gate's threshold
+    gate_films: int = 800  # unseen phantoms at the product's own size, for the gate's threshold
 
     @property
     def fingerprint(self) -> str:
         """Short name of everything that decides what is trained: states of other recipes are not taken up."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
-
-    @property
-    def tower_steps(self) -> int:
-        return self.coarse_steps + self.fine_steps + self.map_steps
 
     @property
     def patches(self) -> int:
@@ -70,7 +64,7 @@ class Recipe:
 
 EMBEDDED = Recipe()
 MICRO = Recipe(
-    image_px=64, tower_width=64, tower_layers=2, language_width=64, language_layers=2, vocabulary=512,
-    phantoms=100, first_phantoms=100, validation=50, gate_films=40, batch=16,
-    coarse_steps=8, fine_steps=6, map_steps=6, align_steps=4, instruct_steps=16,
+    image_px=64, patch_px=16, tower_width=64, tower_layers=2, language_width=64, language_layers=2,
+    vocabulary=512, phantoms=100, first_phantoms=100, validation=50, gate_films=40, batch=16,
+    tower_steps=20, align_steps=4, instruct_steps=16,
 )  # fmt: skip

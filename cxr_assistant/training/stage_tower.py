@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import Dinov2Config
 
-from cxr_assistant.imaging.structure import structure_maps
 from cxr_assistant.training.data import KINDS
 from cxr_assistant.training.pool import SHARD_SIZE, Pool
 from cxr_assistant.training.recipe import Recipe
@@ -57,15 +56,10 @@ def cosine_rate(step: int, steps: int, peak: float, warmup: int) -> float:
 
 
 def normalise(images: Tensor, recipe: Recipe) -> Tensor:
-    """(B, 1, S, S) films in [0, 1] -> (B, C, S, S), as `transforms.prepare` makes them for the product."""
+    """(B, C, S, S) films and their maps in [0, 1], as `transforms.prepare` normalises them."""
     spec = recipe.image_spec
-    maps = torch.from_numpy(np.stack([structure_maps(film) for film in images[:, 0].numpy()]))
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
-    return (maps - mean) / std
-
-
-def _film_alone(pixels: Tensor) -> Tensor:
-    return torch.cat([pixels[:, :1], torch.zeros_like(pixels[:, 1:])], dim=1)
+    return (images - mean) / std
 
 
 def labels_of(pool: Pool, indices: np.ndarray, masks: Tensor) -> Labels:
@@ -76,27 +70,23 @@ def labels_of(pool: Pool, indices: np.ndarray, masks: Tensor) -> Labels:
 class TowerTrainer:
     """Teacher, optimiser and chance; its state can be kept and taken up again."""
 
-    def __init__(self, recipe: Recipe, team: Team) -> None:
+    def __init__(self, recipe: Recipe, pool: Pool, team: Team) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.team, self.step = recipe, team, 0
+        self.recipe, self.pool, self.team, self.step = recipe, pool, team, 0
         self.generator = torch.Generator().manual_seed(recipe.seed * 97 + team.rank)
         self.rng = np.random.default_rng((recipe.seed, team.rank))
         self.teacher = TowerTeacher(tower_config(recipe)).train()
-        with torch.no_grad():  # the maps say nothing until they are shown
-            self.teacher.tower.embeddings.patch_embeddings.projection.weight[:, 1:] = 0
+        pool.grow_to(min(2 * SHARD_SIZE, pool.job.count))
+        first = np.arange(min(2 * SHARD_SIZE, pool.available))
+        self.balance = Balance.of(pool.masks(first), pool.labels("presence", first))
+        whiten_patches(self.teacher.tower, normalise(pool.images(first[::4]), recipe))
         self.optimizer = _optimizer(self.teacher)
-        self.balance = Balance.even()
 
-    def take_up(self, path: Path, pool: Pool) -> None:
+    def take_up(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
         self.step = state["step"]
-        if self.step > self.recipe.coarse_steps:
-            self._refine(pool)
-        if self.step > self._film_steps:
-            self._show_maps(pool)
         self.teacher.load_state_dict(state["teacher"])
-        if state["optimizer"]:
-            self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def keep(self, path: Path) -> None:
         """Write the state, whole or not at all."""
@@ -109,22 +99,19 @@ class TowerTrainer:
         torch.save(state, fresh)
         fresh.replace(path)
 
-    def learn(self, pool: Pool) -> dict[str, float]:
+    def learn(self) -> dict[str, float]:
         """One step on a batch of the pool; returns the parts of the loss."""
-        recipe = self.recipe
+        recipe, pool = self.recipe, self.pool
         pool.grow_to(int(recipe.first_phantoms + recipe.phantoms_per_step * self.step))
-        if self.step == recipe.coarse_steps:
-            self._refine(pool)
-        if self.step == self._film_steps:
-            self._show_maps(pool)
         indices = self.rng.integers(0, pool.available, self.team.share_of(recipe.batch))
         images, masks = augment(pool.images(indices), pool.masks(indices), self.generator)
-        pixels = normalise(images, recipe)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = self.teacher(pixels if self.step >= self._film_steps else _film_alone(pixels))
+            logits = self.teacher(normalise(images, recipe))
         loss, parts = tower_loss(logits, labels_of(pool, indices, masks), self.balance)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
+            group["lr"] = cosine_rate(
+                self.step, recipe.tower_steps, recipe.tower_rate, recipe.tower_steps // 20
+            )
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.team.average_gradients(self.teacher.parameters())
@@ -132,38 +119,6 @@ class TowerTrainer:
         self.optimizer.step()
         self.step += 1
         return parts
-
-    @property
-    def _film_steps(self) -> int:
-        return self.recipe.coarse_steps + self.recipe.fine_steps
-
-    def _rate(self) -> float:
-        """Three cosines from the same peak; the first two are cut before they end, the last is whole."""
-        recipe, step, peak = self.recipe, self.step, self.recipe.tower_rate
-        if step < recipe.coarse_steps:
-            return cosine_rate(step, recipe.coarse_steps * 5 // 3, peak, recipe.coarse_steps // 12)
-        if step < self._film_steps:
-            return cosine_rate(
-                step - recipe.coarse_steps, recipe.fine_steps * 7 // 4, peak, recipe.fine_steps // 11
-            )
-        return cosine_rate(step - self._film_steps, recipe.map_steps, peak, recipe.map_steps // 15)
-
-    def _refine(self, pool: Pool) -> None:
-        """From here on small structures count: whitened patches, balanced losses, a fresh optimiser."""
-        pool.grow_to(min(2 * SHARD_SIZE, pool.job.count))
-        first = np.arange(min(2 * SHARD_SIZE, pool.available))
-        self.balance = Balance.of(pool.masks(first), pool.labels("presence", first))
-        self._whiten(pool, first, film_alone=True)
-
-    def _show_maps(self, pool: Pool) -> None:
-        """From here on the tower sees the maps as well, in whitened coordinates of all three channels."""
-        bake_patches(self.teacher.tower)
-        self._whiten(pool, np.arange(min(2 * SHARD_SIZE, pool.available)), film_alone=False)
-
-    def _whiten(self, pool: Pool, indices: np.ndarray, *, film_alone: bool) -> None:
-        pixels = normalise(pool.images(indices[::4]), self.recipe)
-        whiten_patches(self.teacher.tower, _film_alone(pixels) if film_alone else pixels)
-        self.optimizer = _optimizer(self.teacher)
 
 
 def _optimizer(teacher: TowerTeacher) -> torch.optim.AdamW:
@@ -177,13 +132,13 @@ def train_tower(
     pool: Pool, validation: Pool, recipe: Recipe, report: Report, state: Path, team: Team = SOLO
 ) -> TowerTeacher:
     """Teach the tower on the growing pool, taking up `state` if it is there and keeping it up to date."""
-    trainer = TowerTrainer(recipe, team)
+    trainer = TowerTrainer(recipe, pool, team)
     if state.exists():
-        trainer.take_up(state, pool)
+        trainer.take_up(state)
         report(f"taking up the tower at step {trainer.step}")
     started, first = time.monotonic(), trainer.step
     while trainer.step < recipe.tower_steps:
-        parts = trainer.learn(pool)
+        parts = trainer.learn()
         step = trainer.step
         if step % 50 == 0 and team.leads:
             rate = recipe.batch * (step - first) / (time.monotonic() - started)

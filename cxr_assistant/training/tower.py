@@ -44,7 +44,7 @@ class TowerTeacher(nn.Module):
         self.bias = nn.Parameter(torch.zeros(queries, _GRADES))
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Logits for (B, 1, S, S) normalised pixels."""
+        """Logits for (B, C, S, S) normalised pixels."""
         hidden = self.tower(pixels, output_hidden_states=True).hidden_states[-1]
         tokens_BTD = self.norm(hidden[:, 1:])
         scores_BQT = (
@@ -94,10 +94,6 @@ class Balance:
     presence: Tensor
 
     @classmethod
-    def even(cls) -> Balance:
-        return cls(torch.full((len(KINDS),), 3.0), torch.ones(len(PRESENCE)))
-
-    @classmethod
     def of(cls, masks: Tensor, presence: Tensor) -> Balance:
         """From (N, K, P, P) masks and (N, Q) labels: the odds against a positive, tempered."""
         patch = (masks > _MASK_SHARE).float().mean(dim=(0, 2, 3)).clamp(1e-4, 0.5)
@@ -117,7 +113,7 @@ class Whitened(nn.Module):
     from_white: Tensor
 
     def __init__(self, patches: Tensor, floor: float = 2e-3) -> None:
-        """`patches` (N, p * p): normalised pixels; `floor` keeps what is only noise from being blown up."""
+        """`patches` (N, C * p * p): normalised pixels; `floor` keeps what is only noise from growing."""
         super().__init__()
         values, vectors = torch.linalg.eigh(torch.cov(patches.double().T))
         scale = (values.clamp_min(0) + floor).sqrt()
@@ -132,7 +128,7 @@ class Whitened(nn.Module):
 
 
 def whiten_patches(tower: Dinov2Model, pixels: Tensor) -> None:
-    """Express the tower's patch embedding in whitened coordinates of (N, 1, S, S) normalised pixels."""
+    """Express the tower's patch embedding in whitened coordinates of (N, C, S, S) normalised pixels."""
     projection = tower.embeddings.patch_embeddings.projection
     side = projection.kernel_size[0]
     patches = F.unfold(pixels, side, stride=side).transpose(1, 2).flatten(0, 1)
@@ -169,7 +165,8 @@ def tower_loss(
 def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Shift, zoom, turn, gamma, contrast and noise; never a flip, which would swap the patient's sides.
 
-    images (B, 1, S, S) in [0, 1]; masks (B, K, P, P); both are moved alike.
+    images (B, C, S, S) in [0, 1], the film first, then its maps; masks (B, K, P, P); all are moved alike. A
+    map follows the contrast of its film, so it is only made stronger or weaker.
     """
     count = images.shape[0]
 
@@ -182,10 +179,13 @@ def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[
     moved = _warp(images, theta)
     gamma = torch.exp(draw(0.22))[:, None, None, None]
     gain, lift = (1 + draw(0.12))[:, None, None, None], draw(0.06)[:, None, None, None]
-    noise = torch.randn(moved.shape, generator=generator) * (
+    film, maps = moved[:, :1], moved[:, 1:]
+    noise = torch.randn(film.shape, generator=generator) * (
         torch.rand(count, 1, 1, 1, generator=generator) * 0.03
     )
-    return (moved.clamp(1e-3, 1) ** gamma * gain + lift + noise).clamp(0, 1), _warp(masks, theta)
+    film = film.clamp(1e-3, 1) ** gamma * gain + lift + noise
+    maps = maps * torch.exp(draw(0.2))[:, None, None, None]
+    return torch.cat([film, maps], dim=1).clamp(0, 1), _warp(masks, theta)
 
 
 def _warp(images: Tensor, theta: Tensor) -> Tensor:

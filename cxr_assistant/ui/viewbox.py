@@ -34,7 +34,7 @@ _VIEWS = {
 }
 _RENDERINGS = {
     Rendering.DISPLAY: "as displayed",
-    Rendering.STRUCTURE: "as displayed, with maps of ridges and blobs",
+    Rendering.STRUCTURE: "as displayed, with maps of lines and blobs",
     Rendering.MIMIC_CXR_JPG: "histogram equalised",
 }
 

@@ -91,7 +91,7 @@ def test_a_lateral_film_leaves_sides_without_a_label() -> None:
 
 def test_augmentation_never_flips() -> None:
     """A mark on the left stays on the left: a flip would swap the patient's sides."""
-    images = torch.zeros(64, 1, 32, 32)
+    images = torch.zeros(64, 3, 32, 32)
     images[:, :, 8:24, 2:10] = 1.0
     moved, _ = augment(images, images, torch.Generator().manual_seed(0))
     assert (moved[..., :16].sum(dim=(1, 2, 3)) > moved[..., 16:].sum(dim=(1, 2, 3))).all()
