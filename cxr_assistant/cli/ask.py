@@ -105,8 +105,9 @@ def speak(events: Iterator[GenerationEvent], console: Console) -> Answer:
     answer = collect(_shown(events, console))
     console.stream("\n")
     usage = answer.usage
+    precision = f"{answer.precision}, " if answer.precision else ""
     console.remark(
-        f"[{answer.checkpoint} {answer.revision[:12]}, {answer.precision}, {usage.completion_tokens} tokens, "
+        f"[{answer.checkpoint} {answer.revision[:12]}, {precision}{usage.completion_tokens} tokens, "
         f"{usage.total_s:.1f} s, {answer.finish_reason.value}]"
     )
     return answer

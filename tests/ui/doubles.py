@@ -117,6 +117,8 @@ class FakePhantom:
 class ScriptedWorker:
     """Speaks word by word; the words of the question choose what happens."""
 
+    resident: tuple[str, ...] = ("embedded",)
+
     def __init__(self, word_delay_s: float = 0.0, prefill_delay_s: float = 0.0) -> None:
         self.word_delay_s = word_delay_s
         self.prefill_delay_s = prefill_delay_s
@@ -192,7 +194,7 @@ class ScriptedWorker:
     def forget(self, session: str) -> None: ...
 
     def health(self) -> Health:
-        return Health(WorkerState.READY, ("embedded",), device=self.device)
+        return Health(WorkerState.READY, self.resident, device=self.device)
 
     def close(self) -> None: ...
 

@@ -45,8 +45,8 @@ def test_a_refusal_is_a_sentence_with_a_code(tools: Tools, film: str, code: str)
 
 def test_whoever_comes_when_every_place_is_taken_is_told_so(tools: Tools) -> None:
     with tools._place(), pytest.raises(exceptions.ToolError, match=r"\[busy\]$"):
-        tools.classify_view(FILM)
-    assert tools.classify_view(FILM, model="llava-rad").finish_reason == "stop"
+        tools.draft_findings(FILM)
+    assert tools.draft_findings(FILM, model="llava-rad").finish_reason == "stop"
 
 
 def test_without_the_package_the_setting_is_an_error(

@@ -49,8 +49,10 @@ def test_a_comparison_has_its_prior(programs: Programs, assistant: ScriptedAssis
 
 
 def test_a_task_goes_to_a_model_that_was_trained_for_it(
-    programs: Programs, assistant: ScriptedAssistant
+    programs: Programs, assistant: ScriptedAssistant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(assistant._store, "is_licence_accepted", lambda checkpoint: True)
+    assistant.worker.resident = ("llava-rad",)
     *_, reply = programs.locate(FILM, "effusion")
     assert assistant.worker.requests[0].checkpoint == "llava-rad"
     assert "LLaVA-Rad answers" in reply.notices[0]

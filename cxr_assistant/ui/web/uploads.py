@@ -13,6 +13,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from time import time
@@ -100,18 +101,18 @@ async def receive_files(
     writer = _Writer(directory, limits, room=limits.max_disk_mib * MIB - _bytes_in(directory))
     parser = MultipartParser(options[b"boundary"], writer.callbacks())
     try:
-        async for chunk in body:
-            parser.write(chunk)
-        parser.finalize()
-    except FormParserError:
-        writer.discard()
-        raise Refused(400, "The upload did not arrive whole. Add the file again.") from None
+        with suppress(FormParserError):
+            async for chunk in body:
+                parser.write(chunk)
     except OSError:
         writer.discard()
         raise Refused(507, "This server has no room for the file now. Try again in a minute.") from None
     except BaseException:
         writer.discard()
         raise
+    if not writer.is_whole:  # the parser itself says nothing when the last boundary is missing
+        writer.discard()
+        raise Refused(400, "The upload did not arrive whole. Add the file again.")
     return writer.paths
 
 
@@ -127,6 +128,7 @@ class _Writer:
         self._handle = -1
         self._num_bytes = 0
         self.paths: list[Path] = []
+        self.is_whole = False
 
     def callbacks(self) -> dict[str, object]:
         return {
@@ -137,6 +139,7 @@ class _Writer:
             "on_part_begin": self._on_begin,
             "on_part_data": self._on_data,
             "on_part_end": self._close,
+            "on_end": self._on_end,
         }
 
     def discard(self) -> None:
@@ -179,6 +182,9 @@ class _Writer:
         view = memoryview(data)[start:end]
         while view:
             view = view[os.write(self._handle, view) :]
+
+    def _on_end(self) -> None:
+        self.is_whole = True
 
     def _close(self) -> None:
         if self._handle >= 0:
