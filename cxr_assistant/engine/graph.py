@@ -109,7 +109,7 @@ def _record(model: Any, kv_cache: KVCache, size: int, pool: Any) -> _Recording:
         logits = model.static_logits(inputs[0], inputs[1], kv_cache)
         return Decoded(logits, most_likely(logits))
 
-    side = torch.cuda.Stream(model.device)
+    side = torch.cuda.Stream(model.device)  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream(model.device))
     with torch.cuda.stream(side):
         for _ in range(WARM_UPS):

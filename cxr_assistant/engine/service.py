@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -61,7 +61,7 @@ MakeService = Callable[[], Service]
 """Top-level or a partial of it, so that it can be sent to another process."""
 
 
-def changes_only(events: Iterator[GenerationEvent]) -> Iterator[GenerationEvent]:
+def changes_only(events: Iterator[GenerationEvent]) -> Generator[GenerationEvent, None, None]:
     """`events` without a `Queued` that says what is known; closing it closes them."""
     position = 0
     with closing(events):  # type: ignore[type-var]  # generators, all of them

@@ -190,7 +190,7 @@ def _fused(layers: Sequence[nn.Linear]) -> Map:
     """One matrix of several; the layers keep their weights as parts of it, so none exists twice."""
     weight = torch.cat([layer.weight.detach() for layer in layers])
     sizes = [layer.out_features for layer in layers]
-    for layer, part in zip(layers, weight.split(sizes), strict=True):
+    for layer, part in zip(layers, torch.split(weight, sizes), strict=True):
         layer.weight = nn.Parameter(part, requires_grad=False)
     biases = [layer.bias for layer in layers if layer.bias is not None]
     bias = torch.cat([b.detach() for b in biases]) if len(biases) == len(layers) else None

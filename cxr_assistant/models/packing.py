@@ -68,7 +68,8 @@ class PackedProduct:
 
 def _is_packable(dtype: torch.dtype) -> bool:
     """float32 where there is oneDNN; bfloat16 where the CPU has instructions for it."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not has_onednn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -86,7 +86,7 @@ class Chat:
         except Busy as busy:
             yield session.failed(Problem.of(busy))
             return
-        if why := _ENDED.get(flag.ending):
+        if flag.ending and (why := _ENDED.get(flag.ending)):
             yield session.remark(why)
 
     def _opened(self, session: Session, visitor: str, asked: Callable[[], Session]) -> Iterator[Session]:

@@ -62,7 +62,7 @@ class _Request:
 
     def query(self, name: str) -> str:
         values = parse_qs(self.scope.get("query_string", b"").decode("latin-1")).get(name, [""])
-        return values[0]
+        return str(values[0])
 
 
 class Guard:

@@ -82,4 +82,4 @@ def login_page(problem: str = "") -> str:
 
 
 def _digest(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(password.encode(), salt=salt, **_COST)  # type: ignore[arg-type]
+    return hashlib.scrypt(password.encode(), salt=salt, **_COST)

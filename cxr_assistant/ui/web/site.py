@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from http.server import ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,7 +62,8 @@ class Site:
         self.metrics = Metrics(self._gauges)
         self.admission = Admission(limits, settings.max_queue, self._caller_of)
         desk.switchboard.guard(self._answer, lasts_s=limits.answer_timeout_s)
-        self._desk, self._metrics_server = desk, None
+        self._desk = desk
+        self._metrics_server: ThreadingHTTPServer | None = None
         upload_dir = make_upload_dir()
         self.tending = Tending(limits, self.ledger, desk.boards, upload_dir, forget=self._forget)
         self.asgi = Guard(
@@ -188,7 +190,7 @@ def launch(
 
 
 def _mounted(blocks: gr.Blocks, settings: Settings, routes: list[Route]) -> FastAPI:
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=routes)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=list(routes))
     # Without an origin it adds no header at all; its being there keeps Gradio from adding its own.
     app.add_middleware(CORSMiddleware, allow_origins=[])
     _silence_tracebacks()
@@ -224,7 +226,7 @@ def _public_names(blocks: gr.Blocks) -> frozenset[str | int]:
 
 def _silence_tracebacks() -> None:
     """Gradio prints the traceback of a failed event, and with it what was in the request."""
-    queueing.traceback = SimpleNamespace(print_exc=_log_class_only)  # type: ignore[assignment]
+    queueing.traceback = SimpleNamespace(print_exc=_log_class_only)
 
 
 def _log_class_only() -> None:

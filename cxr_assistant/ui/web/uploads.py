@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from time import time
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -130,7 +131,7 @@ class _Writer:
         self.paths: list[Path] = []
         self.is_whole = False
 
-    def callbacks(self) -> dict[str, object]:
+    def callbacks(self) -> Any:
         return {
             "on_header_field": self._on_field,
             "on_header_value": self._on_value,
