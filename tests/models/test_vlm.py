@@ -15,7 +15,8 @@ from cxr_assistant.errors import PromptTooLong, WeightsMismatch
 from cxr_assistant.models.llava import StockLlava
 from cxr_assistant.models.vlm import ImageSpan, Prompt
 
-PICTURE = np.zeros((1, 3, 224, 224), np.float32)
+IMAGE = embedded.CHECKPOINT.image
+PICTURE = np.zeros((1, IMAGE.channels, IMAGE.size_px, IMAGE.size_px), np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> StockLlava:
-    return load_llava(folder, embedded.CHECKPOINT.image, device="cpu", precision="fp32")
+    return load_llava(folder, IMAGE, device="cpu", precision="fp32")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,8 @@ def test_scores_end_where_prefill_does(model: StockLlava) -> None:
 
 
 def test_a_tower_that_makes_other_tokens_than_configured_is_refused(model: StockLlava) -> None:
-    picture = np.zeros((1, 3, 192, 192), np.float32)  # 36 patches of 32 pixels instead of 49
+    side = IMAGE.size_px * 6 // 7  # 6 x 6 patches where the folder names 7 x 7
+    picture = np.zeros((1, IMAGE.channels, side, side), np.float32)
     with pytest.raises(WeightsMismatch, match="makes 36 tokens of an image; the prompt holds 49"):
         model.encode(picture)
 
