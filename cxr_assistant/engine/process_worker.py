@@ -127,10 +127,12 @@ class ProcessWorker:
             line = self._line
         if line is None:
             return
-        if line.is_stuck(self._stuck_s):
+        # Dead first: what a dead process owed stays owed, so that it would be called stuck for ever.
+        if line.is_dead:
+            if line.resident is not None:
+                self._get_line()
+        elif line.is_stuck(self._stuck_s):
             line.process.kill()  # its pipe ends with it, and everybody who waits is told
-        elif line.is_dead and line.resident is not None:
-            self._get_line()
 
 
 @dataclass
