@@ -221,11 +221,13 @@ def test_an_error_inside_says_nothing_of_its_text_anywhere(app: App, capfd: Any,
 def test_a_page_that_was_closed_is_forgotten_and_its_files_with_it(app: App) -> None:
     visitor = Visitor(app)
     with visitor.http.stream("GET", f"/gradio_api/heartbeat/{visitor.page}") as heartbeat:
-        next(heartbeat.iter_lines())
+        beats = heartbeat.iter_lines()  # kept: what is collected is closed
+        next(beats)
         visitor.do("demonstrate", [None, None])
         assert visitor.page in app.blocks.state_holder.session_data
     page = app.site.ledger.find_page(visitor.page)
     assert page is not None
+    until(lambda: not page.connections)  # a connection that ends later would begin the time of grace anew
     page.left_at -= 301
     page.acted_at -= 301
     until(lambda: app.site.ledger.find_page(visitor.page) is None)
@@ -284,7 +286,8 @@ def test_an_answer_ends_when_it_is_stopped_or_its_tab_is_closed(
         event = {"task": "question", "prompt": "a long story", "indication": ""}
         assert visitor.begin("send", [None, None], event).status_code == 200
         with visitor.http.stream("GET", f"/gradio_api/queue/data?session_hash={visitor.page}") as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # kept: what is collected is closed, and its answer with it
+            next(lines)
             until(lambda: slow.running == 1)
             if way == "stop":
                 app.blocks.desk.switchboard.stop(visitor.page)
