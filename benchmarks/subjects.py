@@ -195,21 +195,25 @@ class _Words:
         return int(word[1:]) if is_ours else 4 + crc32(word.encode()) % (self.size - 4)
 
 
-def _published(checkpoint: str, title: str) -> list[Subject]:
+def _in_each(subject: Subject, **precisions: dict[str, Any]) -> list[Subject]:
+    """A row in each precision, with what differs there."""
     return [
-        Subject(
-            name=f"{checkpoint}-{precision}",
-            title=f"{title}, {precision}",
-            device="cuda",
+        replace(
+            subject,
+            name=f"{subject.name}-{precision}",
+            title=f"{subject.title}, {precision}",
             precision=precision,
-            make=_load,
-            checkpoint=checkpoint,
-            num_tokens=64,
-            # transformers does not compile what bitsandbytes quantised (its `is_compileable` is False).
-            compiles=precision == "bf16",
+            **differing,
         )
-        for precision in ("bf16", "int8", "nf4")
+        for precision, differing in precisions.items()
     ]
+
+
+def _published(checkpoint: str, title: str) -> list[Subject]:
+    # transformers does not compile what bitsandbytes quantised (its `is_compileable` is False).
+    eager = {"compiles": False}
+    subject = Subject(checkpoint, title, "cuda", "", _load, checkpoint, num_tokens=64)
+    return _in_each(subject, bf16={}, int8=eager, nf4=eager)
 
 
 _TINY = Subject(
@@ -238,18 +242,11 @@ _EMBEDDED = Subject(
     stream_rounds=5,
     own_films=True,
 )
-_ONE_BILLION = [
-    Subject(
-        name=f"1b-{precision}",
-        title=f"1B Llama, {precision}",
-        device="cpu",
-        precision=precision,
-        make=_make_1b,
-        num_tokens=24,
-        num_repetitions=num,
-    )
-    for precision, num in (("fp32", 2), ("bf16", 3))
-]
+_ONE_BILLION = _in_each(
+    Subject("1b", "1B Llama", "cpu", "", _make_1b, num_tokens=24),
+    fp32={"num_repetitions": 2},
+    bf16={"num_repetitions": 3},
+)
 
 SUBJECTS: dict[str, Subject] = {
     subject.name: subject

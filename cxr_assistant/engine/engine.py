@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from threading import Lock
 from time import perf_counter
+from typing import TypedDict, Unpack
 
 from cxr_assistant.engine.detokenize import Detokenizer, StopStrings
 from cxr_assistant.engine.sampling import Token
@@ -33,6 +34,14 @@ from cxr_assistant.models.vlm import Prompt, VisionLanguageModel
 __all__ = ["Engine"]
 
 DEFAULT_LIMITS = Limits()
+
+
+class Whose(TypedDict, total=False):
+    """For whom an answer is made. With a `session` what is computed is kept for its next prompt; pictures
+    whose digests are `public` are kept for all."""
+
+    session: str | None
+    public: Collection[str]
 
 
 class Engine:
@@ -63,16 +72,13 @@ class Engine:
         prompt: Prompt,
         params: SamplingParams,
         is_cancelled: IsCancelled = never_cancelled,
-        *,
-        session: str | None = None,
-        public: Collection[str] = (),
+        **whose: Unpack[Whose],
     ) -> Iterator[GenerationEvent]:
         """Queued while others are in front, Prefilled, TextDelta as text becomes certain, Completed.
 
-        After a cancel Completed alone follows. With a `session` what is computed is kept for its next prompt;
-        pictures whose digests are `public` are kept for all. Raises PromptTooLong, Busy, OutOfMemory.
+        After a cancel Completed alone follows. Raises PromptTooLong, Busy, OutOfMemory.
         """
-        return changes_only(self.pulses(model, prompt, params, is_cancelled, session=session, public=public))
+        return changes_only(self.pulses(model, prompt, params, is_cancelled, **whose))
 
     def pulses(
         self,
@@ -80,16 +86,14 @@ class Engine:
         prompt: Prompt,
         params: SamplingParams,
         is_cancelled: IsCancelled = never_cancelled,
-        *,
-        session: str | None = None,
-        public: Collection[str] = (),
+        **whose: Unpack[Whose],
     ) -> Iterator[GenerationEvent]:
         """As `generate`, but every pull returns after one step at most: where that brought nothing, Queued is
         said again, with 0 in front once the prompt is being read. For one loop that serves many."""
         clock = _Clock()
         text = _Text(Detokenizer(model.processor.tokenizer.decode), StopStrings(params.stop))
         reason, reused = None, 0
-        for step in self._steps(model, prompt, params, is_cancelled, session=session, public=public):
+        for step in self._steps(model, prompt, params, is_cancelled, **whose):
             match step:
                 case Token():
                     clock.tick()
@@ -117,12 +121,10 @@ class Engine:
         prompt: Prompt,
         params: SamplingParams,
         is_cancelled: IsCancelled = never_cancelled,
-        *,
-        session: str | None = None,
-        public: Collection[str] = (),
+        **whose: Unpack[Whose],
     ) -> Iterator[Prefilled | Token | FinishReason]:
         """The tokens of an answer before they are text: Prefilled, every Token, why it ended."""
-        for step in self._steps(model, prompt, params, is_cancelled, session=session, public=public):
+        for step in self._steps(model, prompt, params, is_cancelled, **whose):
             if not isinstance(step, Queued):
                 yield step
 
@@ -133,8 +135,8 @@ class Engine:
         params: SamplingParams,
         is_cancelled: IsCancelled,
         *,
-        session: str | None,
-        public: Collection[str],
+        session: str | None = None,
+        public: Collection[str] = (),
     ) -> Iterator[Queued | Prefilled | Token | FinishReason]:
         prompt.require_fit(model.processor.context_length)
         if is_cancelled():

@@ -28,16 +28,16 @@ class ClipDecoder(DecoderModel):
         head: nn.Module,
         processor: Processor,
     ) -> None:
-        super().__init__(language_model, head, processor)
-        self.tower, self.projector = tower, projector
+        super().__init__(language_model, head, processor, tower=tower, projector=projector)
 
     def tower_features(self, pixel_values: Tensor) -> Tensor:
         """(N, C, S, S) -> (N, P, V), the class token left out."""
-        hidden = self.tower.pre_layrnorm(self.tower.embeddings(pixel_values))
-        hidden = self.tower.encoder(inputs_embeds=hidden).last_hidden_state
-        features: Tensor = self.tower.post_layernorm(hidden)[:, 1:]
+        tower, _ = self._sight
+        hidden = tower.pre_layrnorm(tower.embeddings(pixel_values))
+        hidden = tower.encoder(inputs_embeds=hidden).last_hidden_state
+        features: Tensor = tower.post_layernorm(hidden)[:, 1:]
         return features
 
     def _image_embeds(self, pixel_values: Tensor) -> Tensor:
-        embeds: Tensor = self.projector(self.tower_features(pixel_values))
+        embeds: Tensor = self._sight[1](self.tower_features(pixel_values))
         return embeds

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from cxr_assistant.models.kv_cache import KVCache, KVShape
 from cxr_assistant.models.layers import WrittenDecoder, can_write_out
+from cxr_assistant.models.packing import PackedProduct, can_pack, packed_copy
 from cxr_assistant.models.places import Chunk, StaticStep, Step
 from cxr_assistant.models.vlm import Processor, VisionLanguageModel
 
@@ -30,6 +31,7 @@ class DecoderModel(VisionLanguageModel):
     """A `VisionLanguageModel` whose language side is a transformers decoder; `_image_embeds` is left open.
 
     language_model: the decoder without its head (LlamaModel, PhiModel). head: hidden states -> logits.
+    tower, projector: what `_image_embeds` runs, through `_sight`.
     never_sampled: ids that exist in the vocabulary but are no text, such as an image marker.
     """
 
@@ -39,21 +41,34 @@ class DecoderModel(VisionLanguageModel):
         head: nn.Module,
         processor: Processor,
         *,
+        tower: Any,
+        projector: nn.Module,
         never_sampled: Collection[int] = (),
     ) -> None:
         self.language_model: Any = language_model  # transformers is not typed
-        self.head = head
+        self.head, self.tower, self.projector = head, tower, projector
         self.processor = processor
         embedding = language_model.get_input_embeddings()
         self.device, self.dtype = embedding.weight.device, embedding.weight.dtype
         self._embedding = embedding
         self._never_sampled = sorted(never_sampled)
         self._written = WrittenDecoder(language_model) if can_write_out(language_model) else None
+        self._stored_dtype = self.dtype
+        self._fast_head: Any = head
+        self._fast_sight: tuple[Any, Any] = tower, projector
+        if can_pack([head, tower, projector]):
+            self._fast_head = PackedProduct([head]) if type(head) is nn.Linear else head
+            self._fast_sight = packed_copy(tower), packed_copy(projector)
 
     @property
     def is_written_out(self) -> bool:
         """False where layers are read from disk at each step, or run in another type than they have."""
         return self._written is not None and self._written.dtype == self.dtype
+
+    @property
+    def _sight(self) -> tuple[Any, Any]:
+        """Tower and projector as they run fastest; as they were given while they run in another type."""
+        return self._fast_sight if self.dtype == self._stored_dtype else (self.tower, self.projector)
 
     @property
     def kv_shape(self) -> KVShape:
@@ -78,7 +93,7 @@ class DecoderModel(VisionLanguageModel):
         else:
             hidden = self._stock_forward(embeds, kv_cache, slot)
         kv_cache.lengths[slot] = start + embeds.shape[1]
-        return self._head_logits(hidden[:, -num_last:])
+        return self._head_logits(hidden[0, -num_last:])[None]
 
     def _step_logits(self, token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int]) -> Tensor:
         embeds = self._token_embeds(token_ids)
@@ -116,7 +131,9 @@ class DecoderModel(VisionLanguageModel):
         return True
 
     def _head_logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.head(hidden)
+        """(n, D) -> (n, V)."""
+        head = self._fast_head if self.dtype == self._stored_dtype else self.head
+        logits: Tensor = head(hidden)
         if self._never_sampled:
             # An image row added to the vocabulary has a logit like any other, and could win. Finite, so
             # that differences and spreads of logits stay numbers.

@@ -73,10 +73,11 @@ class _Layout(NamedTuple):
     def joined(self, *layers: nn.Module) -> Map:
         """The products of one input, side by side; quantised layers stay as they are."""
         plain = [layer for layer in layers if type(layer) is nn.Linear]
+        fused = _fused(plain) if len(plain) == len(layers) > 1 and self.fuses else None
         if len(plain) == len(layers) and self.packs:
-            return PackedProduct(plain)
-        if len(plain) == len(layers) > 1 and self.fuses:
-            return _fused(plain)
+            return PackedProduct(plain, fused)
+        if fused is not None:
+            return fused
         products = [_product(layer) for layer in layers]
         if len(products) == 1:
             return products[0]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from cxr_assistant.models.decoder import DecoderModel
 from cxr_assistant.models.vlm import Processor
@@ -26,10 +26,10 @@ class StockLlava(DecoderModel):
             llava.model.language_model,
             llava.lm_head,
             processor,
+            tower=llava.model.vision_tower,
+            projector=llava.model.multi_modal_projector,
             never_sampled=(llava.config.image_token_index,),
         )
-        self.tower: Any = llava.model.vision_tower  # transformers is not typed
-        self.projector: nn.Module = llava.model.multi_modal_projector
         self.config = llava.config
 
     def tower_features(self, pixel_values: Tensor) -> Tensor:
@@ -39,12 +39,12 @@ class StockLlava(DecoderModel):
         # hidden_states[0] precedes block 0, so index -2 of 12 blocks is what block 10 puts out, and the
         # blocks after it need not run.
         num_needed = layer if layer >= 0 else num_blocks + 1 + layer
-        *_, hidden = tower_hidden_states(self.tower, pixel_values, num_needed)
+        *_, hidden = tower_hidden_states(self._sight[0], pixel_values, num_needed)
         drops_class_token = self.config.vision_feature_select_strategy == "default"
         return hidden[:, 1:] if drops_class_token else hidden
 
     def _image_embeds(self, pixel_values: Tensor) -> Tensor:
-        embeds: Tensor = self.projector(self.tower_features(pixel_values))
+        embeds: Tensor = self._sight[1](self.tower_features(pixel_values))
         return embeds
 
 

@@ -7,7 +7,8 @@ Knows oneDNN's packed layout and when it pays; must not know whose layers these 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from cxr_assistant.models.precision import read_device
 
-__all__ = ["PackedProduct", "can_pack"]
+__all__ = ["PackedProduct", "can_pack", "packed_copy"]
 
 ROWS_HINT = 16
 """Any number from 2 on gives the layout that serves one row and a whole prompt; 1 gives a slower one."""
@@ -40,11 +41,42 @@ def can_pack(layers: Sequence[nn.Module]) -> bool:
     )
 
 
-class PackedProduct:
-    """Linear layers of one input, their outputs side by side: (n, D) -> (n, E); packed at the first call."""
+def packed_copy(module: nn.Module) -> nn.Module:
+    """`module` with linear layers that multiply by packed copies; everything else is shared, not copied.
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+    The module itself stays what it was, for whoever runs it in another type or compares with it.
+    """
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    if type(module) is nn.Linear:
+        return _PackedLinear(module)
+    copied: nn.Module = deepcopy(module, dict(shared))
+    for owner in list(copied.modules()):
+        for name, layer in owner.named_children():
+            if type(layer) is nn.Linear:
+                setattr(owner, name, _PackedLinear(layer))
+    return copied
+
+
+class _PackedLinear(nn.Module):
+    """A linear layer of any number of leading dimensions, by a packed product."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self._product = PackedProduct([layer])
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self._product(hidden.reshape(-1, hidden.shape[-1])).view(*hidden.shape[:-1], -1)
+
+
+class PackedProduct:
+    """Linear layers of one input, their outputs side by side: (n, D) -> (n, E); packed at the first call.
+
+    plain: the same product as it is best done for a row or two of small matrices.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear], plain: Callable[[Tensor], Tensor] | None = None) -> None:
         self._layers = layers
+        self._plain = plain or self._side_by_side
         self._is_large = sum(layer.weight.numel() for layer in layers) >= LARGE
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
         self._bias = torch.cat(biases) if len(biases) == len(layers) else None
@@ -61,7 +93,7 @@ class PackedProduct:
         )
         return product
 
-    def _plain(self, hidden: Tensor) -> Tensor:
+    def _side_by_side(self, hidden: Tensor) -> Tensor:
         outputs = [functional.linear(hidden, layer.weight, layer.bias) for layer in self._layers]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 

@@ -18,6 +18,10 @@ from torch.nn import functional
 
 __all__ = ["Chunk", "Places", "RotaryTable", "StaticStep", "Step"]
 
+QUERY_BLOCK = 192
+"""Queries of a chunk that the CPU attends with at once: no score is computed for keys behind the last of
+them, which in a masked whole would be half of all."""
+
 SPLIT = 256
 """Keys that one block of a StaticStep's attention sums up; M is a multiple of it."""
 
@@ -78,7 +82,7 @@ class Chunk:
         rotary.extend(stop)
         self._rotary, self._slot, self._start, self._stop = rotary, slot, start, stop
         self._cos, self._sin = rotary.cos[start:stop], rotary.sin[start:stop]
-        self._mask: Tensor | None = None
+        self._masks: dict[int, Tensor] = {}
 
     def turn(self, heads: Tensor) -> Tensor:
         return self._rotary.turn(heads, self._cos, self._sin)
@@ -87,27 +91,38 @@ class Chunk:
         memory[self._slot, :, self._start : self._stop] = states.transpose(0, 1)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        keys, values = keys[self._slot], values[self._slot]
+        if not queries.is_cpu:
+            return self._attend_block(queries, 0, keys, values)
+        found = [
+            self._attend_block(queries[first : first + QUERY_BLOCK], first, keys, values)
+            for first in range(0, len(queries), QUERY_BLOCK)
+        ]
+        return torch.cat(found)
+
+    def _attend_block(self, queries: Tensor, first: int, keys: Tensor, values: Tensor) -> Tensor:
+        """Queries (n, H, K) from place `first` of the chunk on, over (G, M, K), each up to its own place."""
         num_new, num_heads, width = queries.shape
-        keys = keys[None, self._slot, :, : self._stop]
-        values = values[None, self._slot, :, : self._stop]
+        start = self._start + first
+        keys, values = keys[None, :, : start + num_new], values[None, :, : start + num_new]
         groups = keys.shape[1]
         # Query heads that share a key head become further queries: nothing of the cache is repeated.
         queries = queries.transpose(0, 1).reshape(1, groups, -1, width)
         repeats = num_heads // groups
-        is_plain = repeats == 1 and self._start == 0
-        mask = None if is_plain or num_new == 1 else self._causal_mask(queries, repeats)
+        is_plain = repeats == 1 and start == 0
+        mask = None if is_plain or num_new == 1 else self._causal_mask(first, queries, repeats)
         found = functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, is_causal=is_plain and num_new > 1
         )
         return found.view(num_heads, num_new, width).transpose(0, 1).reshape(num_new, -1)
 
-    def _causal_mask(self, queries: Tensor, repeats: int) -> Tensor:
-        """(repeats * T, L), 0 where a query may look and -inf where not."""
-        if self._mask is None:
-            num_new = self._stop - self._start
-            blocked = queries.new_full((num_new, self._stop), float("-inf")).triu(self._start + 1)
-            self._mask = blocked.repeat(repeats, 1)
-        return self._mask
+    def _causal_mask(self, first: int, queries: Tensor, repeats: int) -> Tensor:
+        """(repeats * n, L), 0 where a query of the block at `first` may look and -inf where not."""
+        if first not in self._masks:
+            num_new, start = queries.shape[2] // repeats, self._start + first
+            blocked = queries.new_full((num_new, start + num_new), float("-inf")).triu(start + 1)
+            self._masks[first] = blocked.repeat(repeats, 1)
+        return self._masks[first]
 
 
 class Step:

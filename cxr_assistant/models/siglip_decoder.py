@@ -64,16 +64,14 @@ class SiglipDecoder(DecoderModel):
         head: nn.Module,
         processor: Processor,
     ) -> None:
-        super().__init__(language_model, head, processor)
-        self.tower, self.projector = tower, projector
+        super().__init__(language_model, head, processor, tower=tower, projector=projector)
 
     def tower_features(self, pixel_values: Tensor) -> Tensor:
         """(N, C, S, S) -> (N, P, V)."""
-        features: Tensor = self.tower.encoder(
-            inputs_embeds=self.tower.embeddings(pixel_values)
-        ).last_hidden_state
+        tower, _ = self._sight
+        features: Tensor = tower.encoder(inputs_embeds=tower.embeddings(pixel_values)).last_hidden_state
         return features
 
     def _image_embeds(self, pixel_values: Tensor) -> Tensor:
-        embeds: Tensor = self.projector(self.tower_features(pixel_values))
+        embeds: Tensor = self._sight[1](self.tower_features(pixel_values))
         return embeds

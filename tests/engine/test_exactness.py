@@ -18,6 +18,7 @@ from cxr_assistant.engine.graph import EagerDecoder, make_decoder
 from cxr_assistant.engine.sampling import Token
 from cxr_assistant.engine.scheduler import Limits
 from cxr_assistant.generation import FinishReason, Prefilled, SamplingParams, collect
+from cxr_assistant.models import places
 from cxr_assistant.models.decoder import DecoderModel
 from cxr_assistant.models.places import SPLIT
 from cxr_assistant.models.vlm import Prompt
@@ -115,6 +116,13 @@ def test_cached(model: DecoderModel, judge: Judge) -> None:
 def test_read_in_chunks(model: DecoderModel, judge: Judge, chunk: int) -> None:
     limits = Limits(prefill_chunk=chunk)
     check(model, judge, *run(Engine(limits), model, Job(make_prompt(model, words(3, 9)))))
+
+
+def test_a_chunk_attended_with_in_blocks(
+    model: DecoderModel, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "QUERY_BLOCK", 5)
+    check(model, judge, *run(Engine(), model, Job(make_prompt(model, words(3, 9)))))
 
 
 def test_continued_from_a_prefix(model: DecoderModel, judge: Judge) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from cxr_assistant.models import packing
-from cxr_assistant.models.packing import PackedProduct, can_pack
+from cxr_assistant.models.packing import FEW_ROWS, PackedProduct, can_pack, packed_copy
 
 SMALL, LARGE = (96, 64), (1024, 1040)  # rows and columns of a matrix
 
@@ -49,3 +49,21 @@ def test_layers_without_room_for_a_copy_stay_as_they_are(monkeypatch: pytest.Mon
 
 def test_float64_is_not_packed() -> None:
     assert not can_pack([nn.Linear(4, 4).double()])
+
+
+@torch.inference_mode()
+def test_a_packed_copy_shares_what_is_no_matrix_and_leaves_the_module_alone() -> None:
+    module = nn.Sequential(nn.LayerNorm(64), *make_layers([(96, 64)], has_bias=True), nn.GELU())
+    copied = packed_copy(module)
+    hidden = torch.linspace(-1, 1, 2 * 7 * 64).view(2, 7, 64)
+    torch.testing.assert_close(copied(hidden), module(hidden), atol=1e-5, rtol=1e-5)
+    assert next(copied.parameters()) is next(module.parameters())
+    assert type(module[1]) is nn.Linear
+
+
+@torch.inference_mode()
+def test_a_few_rows_of_a_small_matrix_are_multiplied_as_they_are_told_to() -> None:
+    (layer,) = make_layers([SMALL])
+    product = PackedProduct([layer], lambda hidden: torch.full((len(hidden), 1), 7.0))
+    assert product(torch.zeros(1, SMALL[1])).tolist() == [[7.0]]
+    assert product(torch.zeros(FEW_ROWS, SMALL[1])).shape == (FEW_ROWS, SMALL[0])
