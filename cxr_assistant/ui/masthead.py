@@ -14,6 +14,7 @@ from cxr_assistant.ui.viewer import read_asset
 
 __all__ = ["masthead", "masthead_script", "page_head"]
 
+SCRIPTS = ("theme/early.js", "web/stream.js")
 STYLES = (
     "theme/palette.css",
     "style.css",
@@ -24,12 +25,13 @@ STYLES = (
 
 
 def page_head() -> str:
-    """What stands in the page's head: the theme that was chosen before anything is painted, then the styles.
+    """What stands in the page's head: the theme that was chosen before anything is painted, the ear that no
+    answer escapes, then the styles.
 
     As elements of our own: Gradio's `css` rewrites selectors and drops container queries.
     """
-    styles = "\n".join(read_asset(name) for name in STYLES)
-    return f"<script>{read_asset('theme/early.js')}</script><style>{styles}</style>"
+    scripts, styles = ("\n".join(read_asset(name) for name in names) for names in (SCRIPTS, STYLES))
+    return f"<script>{scripts}</script><style>{styles}</style>"
 
 
 def masthead() -> str:

@@ -18,6 +18,7 @@ playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright i
 
 DESKTOP = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
+OPENING_MS = 60_000  # the first page of a run waits for the server and for the browser to warm up
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -89,11 +90,11 @@ def opener(browser: Any, server: str) -> Iterator[OpenPage]:
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(60_000)  # a machine may be busy with other things
+        page.set_default_timeout(15_000)  # a fault is told soon
         witness.watch(page)
-        page.goto(server)
-        page.wait_for_selector(".empty-room h2")
-        page.wait_for_function("document.querySelector('.tasks')?.childElementCount > 0")
+        page.goto(server, timeout=OPENING_MS)
+        page.wait_for_selector(".empty-room h2", timeout=OPENING_MS)
+        page.wait_for_function("document.querySelector('.tasks')?.childElementCount > 0", timeout=OPENING_MS)
         return page
 
     yield opened

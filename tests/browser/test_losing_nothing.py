@@ -1,0 +1,71 @@
+"""The ear in front of Gradio (ui/web/stream.js): no answer is told on a stream that nobody reads any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cxr_assistant.ui.viewer import read_asset
+
+# A server of which a test says what comes when: `say` writes on the stream, `join` answers a question.
+SERVER = """() => {
+  window.fetch = async (input) => {
+    if (String(input.url ?? input).includes("/queue/data?")) {
+      input.signal.addEventListener("abort", () => window.writer.error(input.signal.reason));
+      const body = new ReadableStream({ start(writer) { window.writer = writer; } });
+      return new Response(body);
+    }
+    return Response.json({ event_id: "b2" });
+  };
+  window.say = (words) => window.writer.enqueue(new TextEncoder().encode("data: " + words + "\\n\\n"));
+}"""
+# A page as Gradio's: it hears the stream, and asks.
+PAGE = """async () => {
+  window.gradio = new AbortController();
+  window.read = [];
+  const response = await fetch(new Request("http://test/queue/data?session_hash=x", { signal: gradio.signal }));
+  (async () => {
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let part = await reader.read(); !part.done; part = await reader.read()) window.read.push(part.value);
+  })().catch(() => {});
+  window.replied = false;
+  window.join = () => fetch("http://test/queue/join?", { method: "POST" }).then(() => { window.replied = true; });
+}"""
+
+
+@pytest.fixture
+def ear(browser: Any) -> Iterator[Any]:
+    page = browser.new_page()
+    page.set_default_timeout(5_000)
+    page.evaluate(SERVER)
+    page.evaluate(read_asset("web/stream.js"))
+    page.evaluate(PAGE)
+    yield page
+    page.close()
+
+
+def replied(page: Any) -> bool:
+    page.wait_for_timeout(150)
+    return bool(page.evaluate("replied"))
+
+
+def test_a_reply_waits_until_the_stream_has_spoken_of_it(ear: Any) -> None:
+    ear.evaluate("() => { join(); }")
+    assert not replied(ear)
+    ear.evaluate("""() => { say('{"msg":"estimation","event_id":"b2"}'); }""")
+    assert replied(ear)
+    assert ear.evaluate("read.join('')") == 'data: {"msg":"estimation","event_id":"b2"}\n\n'
+
+
+def test_a_reply_that_crosses_the_end_of_the_stream_waits_for_gradio_to_close_it(ear: Any) -> None:
+    ear.evaluate("""() => { join(); say('{"msg":"close_stream"}'); }""")
+    assert not replied(ear)
+    ear.evaluate("gradio.abort()")
+    assert replied(ear)
+
+
+def test_a_stream_that_is_cut_off_holds_nothing_up(ear: Any) -> None:
+    ear.evaluate("() => { join(); writer.close(); }")
+    ear.wait_for_function("replied")
