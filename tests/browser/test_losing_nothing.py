@@ -25,13 +25,17 @@ SERVER = """() => {
 PAGE = """async () => {
   window.gradio = new AbortController();
   window.read = [];
-  const response = await fetch(new Request("http://test/queue/data?session_hash=x", { signal: gradio.signal }));
+  const request = new Request("http://test/queue/data?session_hash=x", { signal: gradio.signal });
+  const response = await fetch(request);
   (async () => {
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let part = await reader.read(); !part.done; part = await reader.read()) window.read.push(part.value);
   })().catch(() => {});
   window.replied = false;
-  window.join = () => fetch("http://test/queue/join?", { method: "POST" }).then(() => { window.replied = true; });
+  window.join = async () => {
+    await fetch("http://test/queue/join?", { method: "POST" });
+    window.replied = true;
+  };
 }"""
 
 
