@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 from pathlib import Path
@@ -15,6 +16,19 @@ from cxr_assistant.cli.main import _parser
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The subcommands of a parser by their names."""
+    chosen = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(next(chosen, {}))
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """The long options of a command and of its own subcommands; every command has --help and --json."""
+    own = {option for action in parser._actions for option in action.option_strings if len(option) > 2}
+    below = (options_of(inner) for inner in commands_of(parser).values())
+    return own.union(*below) - {"--help", "--json"}
 
 
 def commands_in(text: str) -> list[str]:
@@ -76,6 +90,34 @@ def test_every_field_of_the_file_tree_exists() -> None:
     listed = [name for line in tree.splitlines() for name in re.split(r"  +", line.strip())[0].split()]
     places = [ROOT, ROOT / "cxr_assistant"]
     assert [name for name in listed if not any((place / name).exists() for place in places)] == []
+
+
+def test_the_file_tree_leaves_out_no_module() -> None:
+    (tree,) = re.findall(r"```\n(app\.py .*?)```", README, re.DOTALL)
+    tops = {path.name for path in (ROOT / "cxr_assistant").iterdir() if path.suffix == ".py" or path.is_dir()}
+    told = {name.rstrip("/") for name in tree.split()}
+    assert sorted(tops - told - {"__init__.py", "__main__.py", "__pycache__"}) == []
+
+
+def test_the_command_line_is_documented_option_by_option() -> None:
+    sections = re.split(r"^## ", (ROOT / "docs" / "cli.md").read_text("utf-8"), flags=re.MULTILINE)
+    told = {section.split("\n", 1)[0]: section for section in sections}
+    told["report"] += told["ask"]  # what both take stands once
+    missing = [
+        f"{name} {option}"
+        for name, parser in commands_of(_parser()).items()
+        for option in sorted(options_of(parser))
+        if not re.search(rf"{option}(?![\w-])", told[name])
+    ]
+    assert missing == []
+
+
+def test_every_setting_is_documented() -> None:
+    declared = set(
+        re.findall(r"CXR_[A-Z_]+[A-Z]", (ROOT / "cxr_assistant" / "settings.py").read_text("utf-8"))
+    )
+    told = README + (ROOT / "docs" / "cli.md").read_text("utf-8")
+    assert sorted(name for name in declared if name not in told) == []
 
 
 def test_a_table_of_memory_shows_what_a_gpu_was_seen_to_hold() -> None:
