@@ -208,14 +208,6 @@ class Study:
         theirs = {r.patient_hash for r in self.prior.radiographs} - {None}
         return bool(ours and theirs and ours.isdisjoint(theirs))
 
-    @property
-    def days_since_prior(self) -> int | None:
-        """Days from the prior film to the current one, or None when either date is unknown."""
-        if self.prior is None:
-            return None
-        dated = [r for r in self.prior.radiographs if r.day_offset is not None]
-        return self.days_since(dated[0]) if dated else None
-
     def days_since(self, film: Radiograph) -> int | None:
         """Days from `film` to the first current film with a date, or None when either date is unknown."""
         ours = [r.day_offset for r in self.radiographs if r.day_offset is not None]

@@ -79,8 +79,8 @@ def test_a_strangers_prior_is_noticed_and_its_days_are_counted() -> None:
     theirs = film(1, patient_hash="b", day_offset=88)
     assert Study((ours,)).with_prior(Study((theirs,))).prior_is_of_another_patient
     assert not Study((ours,)).with_prior(Study((film(2),))).prior_is_of_another_patient
-    assert Study((ours,)).with_prior(Study((theirs,))).days_since_prior == 412
-    assert Study((ours,)).days_since_prior is None
+    assert Study((ours,)).days_since(theirs) == 412
+    assert Study((film(2),)).days_since(theirs) is None
 
 
 @pytest.mark.parametrize(

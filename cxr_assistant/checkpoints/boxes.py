@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 from cxr_assistant.errors import InvalidStudy
 from cxr_assistant.generation import GenerationEvent, Grounding, TextDelta
 from cxr_assistant.report import BoundingBox
 
-__all__ = ["GroundedPhrase", "find_boxes", "separate_boxes", "split_markup"]
+__all__ = ["separate_boxes", "split_markup"]
 
 SCALE = 100.0  # training rounds int(1000 v / size) / 10 (CheXinstruct data processors, e4f31e6)
 
@@ -22,13 +21,6 @@ _BOX = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\
 _PIECE = re.compile(r"<\|ref\|>(?P<ref>.*?)<\|/ref\|>|<\|box\|>(?P<box>.*?)<\|/box\|>", re.DOTALL)
 _OPENERS = ("<|ref|>", "<|box|>")
 _STRAY_TAG = re.compile(r"\s*<\|/?(?:ref|box|quad)\|>\s*")
-
-
-class GroundedPhrase(NamedTuple):
-    """A phrase and where it is; the phrase is empty when the model named none."""
-
-    phrase: str
-    box: BoundingBox
 
 
 def split_markup(text: str) -> list[dict[str, str]]:
@@ -44,18 +36,6 @@ def split_markup(text: str) -> list[dict[str, str]]:
     if text[end:]:
         pieces.append({"text": text[end:]})
     return pieces
-
-
-def find_boxes(text: str) -> tuple[GroundedPhrase, ...]:
-    """Every valid box of `text`, with the phrase in front of it; corners outside 0 to 100 are no box."""
-    found: list[GroundedPhrase] = []
-    phrase = ""
-    for piece in split_markup(text):
-        phrase = piece.get("ref", phrase).strip()
-        box = _parse_box(piece.get("box", ""))
-        if box is not None:
-            found.append(GroundedPhrase(phrase, box))
-    return tuple(found)
 
 
 def separate_boxes(events: Iterable[GenerationEvent], digest: str) -> Iterator[GenerationEvent]:

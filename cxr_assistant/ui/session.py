@@ -175,11 +175,6 @@ class Session:
     def remark(self, problem: Problem, *, is_error: bool = True) -> Session:
         return self._with(Remark(self.counter, problem, is_error))
 
-    def with_remarks_of(self, other: Session) -> Session:
-        """The session with the remarks that were made in `other`, a study that came to nothing."""
-        remarks = tuple(item for item in other.log if isinstance(item, Remark))
-        return replace(self, log=(*self.log, *remarks), counter=max(self.counter, other.counter))
-
     def heard(self, event: GenerationEvent, side: int = 0) -> Session:
         """The session one event later; nothing changes when no answer is open."""
         match self.open_item:

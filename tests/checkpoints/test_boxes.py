@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cxr_assistant.checkpoints.boxes import find_boxes, separate_boxes
+from cxr_assistant.checkpoints.boxes import separate_boxes
 from cxr_assistant.generation import Completed, FinishReason, Grounding, TextDelta, Usage, collect
 from cxr_assistant.report import BoundingBox
 
@@ -24,6 +24,10 @@ def stream(text: str, step: int) -> Iterator[TextDelta | Completed]:
     yield DONE
 
 
+def groundings(text: str) -> tuple[Grounding, ...]:
+    return collect(separate_boxes(stream(text, 5), "film")).groundings
+
+
 @pytest.mark.parametrize("step", [1, 3, 7, 1000], ids=lambda step: f"by-{step}")
 def test_boxes_are_the_same_however_the_text_arrives(step: int) -> None:
     answer = collect(separate_boxes(stream(ANSWER, step), "film"))
@@ -38,13 +42,13 @@ def test_boxes_are_the_same_however_the_text_arrives(step: int) -> None:
 
 def test_spaces_that_the_authors_decoder_inserts_do_not_matter() -> None:
     spaced = "<|ref|> tube <|/ref|> <|box|> (5, 0), (100, 99) <|/box|> "
-    assert find_boxes(spaced) == (("tube", BoundingBox(0.05, 0.0, 1.0, 0.99)),)
+    assert groundings(spaced) == (Grounding("tube", BoundingBox(0.05, 0.0, 1.0, 0.99), "film"),)
 
 
 def test_a_phrase_may_have_several_boxes_and_a_box_no_phrase() -> None:
-    assert [found.phrase for found in find_boxes("<|box|>(1,2),(3,4)<|/box|>")] == [""]
+    assert [found.phrase for found in groundings("<|box|>(1,2),(3,4)<|/box|>")] == [""]
     several = "<|ref|>rib<|/ref|><|box|>(1,2),(3,4)<|/box|><|box|>(5,6),(7,8)<|/box|>"
-    assert [found.phrase for found in find_boxes(several)] == ["rib", "rib"]
+    assert [found.phrase for found in groundings(several)] == ["rib", "rib"]
 
 
 @pytest.mark.parametrize(
