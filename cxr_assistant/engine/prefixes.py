@@ -8,6 +8,7 @@ of one visitor can ever serve another; the least recently used leaves go first.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -35,9 +36,7 @@ def prompt_keys(prompt: Prompt) -> Keys:
 
 
 def _hex60(digest: str) -> str:
-    """The first 60 bits of a digest; any other name of a picture is hashed to one."""
-    import hashlib
-
+    """60 bits in hexadecimal that stand for a picture, whatever its name looks like."""
     return hashlib.sha256(digest.encode()).hexdigest()[:15]
 
 

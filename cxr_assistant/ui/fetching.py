@@ -1,6 +1,6 @@
 """Adding a model: what it takes, then one fetch as a stream of views, each a little further than the last.
 
-Knows the assistant and the cancel flag; draws nothing (render.py) and wires nothing (app.py). A fetch is no
+Knows the assistant and the cancel flag; draws nothing (cards.py) and wires nothing (app.py). A fetch is no
 part of a visitor's session, so a conversation can go on beside it; leaving the page ends it, and what has
 arrived is kept.
 """

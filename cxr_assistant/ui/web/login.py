@@ -30,7 +30,7 @@ class Users:
         self._path = path
         if not self._read():
             raise SettingsError(
-                "The file of users holds nobody.", hint="Add one: python -m cxr_assistant user NAME"
+                "The file of users holds nobody.", hint="Add one: python -m cxr_assistant user add NAME"
             )
 
     def check(self, name: str, password: str) -> bool:
@@ -46,7 +46,7 @@ class Users:
         except (OSError, ValueError) as error:
             raise SettingsError(
                 "The file of users cannot be read.",
-                hint="Check CXR_USERS_FILE; make the file with: python -m cxr_assistant user NAME",
+                hint="Check CXR_USERS_FILE; make the file with: python -m cxr_assistant user add NAME",
             ) from error
 
 
