@@ -26,6 +26,8 @@ __all__ = ["MAX_BLOB_BYTES", "MAX_FACTS_BYTES", "pack", "pack_error", "unpack"]
 MAX_FACTS_BYTES = 1 << 16
 MAX_BLOB_BYTES = 100 << 20  # 40 million 16-bit pixels and a few tables
 _MAX_LINE = 200
+_MAX_BITS = 16
+_MAX_DAYS = 4_000_000  # any two dates, and the spread of the base date
 _DTYPES = ("uint8", "int8", "uint16", "int16")
 _NOTICES = {identifier: sentence for sentence, identifier in NOTICE_IDS.items()}
 _PLAIN_FIELDS = {  # copied as they are, after a look at their type
@@ -37,6 +39,7 @@ _PLAIN_FIELDS = {  # copied as they are, after a look at their type
     "modality_code": str,
     "is_marked_phantom": bool,
 }
+_MAY_BE_NONE = frozenset({"day_offset", "patient_hash", "modality_code"})
 
 
 def pack(radiograph: Radiograph) -> tuple[bytes, list[memoryview]]:
@@ -90,7 +93,7 @@ def _error(name: str, code: str, message: str, hint: str) -> StudyError:
 
 
 def _radiograph(found: Mapping[str, Any], blob: memoryview) -> Radiograph:
-    plain = {name: _typed(found[name], kind) for name, kind in _PLAIN_FIELDS.items()}
+    plain = _plain(found)
     height, width = found["shape"]
     check_size(width, height)
     dtype = np.dtype(_DTYPES[_DTYPES.index(found["dtype"])])
@@ -99,8 +102,6 @@ def _radiograph(found: Mapping[str, Any], blob: memoryview) -> Radiograph:
     tables = list(_tables(found["tables"], blob[end:]))
     rescale = found["rescale"]
     modality = LinearRescale(*_floats(rescale)) if rescale else tables.pop(0)
-    if plain["source"] not in ("DICOM", "PNG", "JPEG") or not _is_code(plain["modality_code"]):
-        raise ValueError("source")
     return Radiograph(
         stored=stored,
         modality=modality,
@@ -117,19 +118,45 @@ def _radiograph(found: Mapping[str, Any], blob: memoryview) -> Radiograph:
     )
 
 
+def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        name: None if found[name] is None and name in _MAY_BE_NONE else _typed(found[name], kind)
+        for name, kind in _PLAIN_FIELDS.items()
+    }
+    if plain["source"] not in ("DICOM", "PNG", "JPEG"):
+        raise ValueError("source")
+    _in_range(plain["bits_stored"], 1, _MAX_BITS)
+    _in_range(plain["day_offset"] or 0, -_MAX_DAYS, _MAX_DAYS)
+    for name, pattern in (("modality_code", r"[A-Z]{2}"), ("patient_hash", r"[0-9a-f]{64}")):
+        if plain[name] is not None and not re.fullmatch(pattern, plain[name]):
+            raise ValueError(name)
+    return plain
+
+
 def _tables(rows: Iterable[list[Any]], blob: memoryview) -> Iterable[LookupTable]:
     start = 0
     for first, count, bits, name in rows:
-        end = start + 2 * _typed(count, int)
+        end = start + 2 * _in_range(count, 1, 1 << 16)
         values = np.frombuffer(blob[start:end], np.uint16, count)
-        yield LookupTable(_typed(first, int), values, _typed(bits, int), clean_explanation(name))
+        yield LookupTable(
+            _in_range(first, -(1 << 15), (1 << 16) - 1),
+            values,
+            _in_range(bits, 1, _MAX_BITS),  # becomes a power of two wherever the table is shown
+            clean_explanation(name),
+        )
         start = end
 
 
 def _typed(value: Any, kind: type) -> Any:
-    if value is not None and type(value) is not kind:
+    if type(value) is not kind:
         raise TypeError(kind.__name__)
     return value
+
+
+def _in_range(value: Any, low: int, high: int) -> int:
+    if not low <= _typed(value, int) <= high:
+        raise ValueError("out of range")
+    return int(value)
 
 
 def _floats(values: Iterable[Any]) -> tuple[float, float]:
@@ -146,7 +173,3 @@ def _orientation(value: Any) -> tuple[str, str] | None:
     if not re.fullmatch(r"[APRLHF]{1,3}/[APRLHF]{1,3}", f"{row}/{column}"):
         raise ValueError("orientation")
     return row, column
-
-
-def _is_code(value: str | None) -> bool:
-    return value is None or re.fullmatch(r"[A-Z]{2}", value) is not None
