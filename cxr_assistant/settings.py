@@ -38,7 +38,11 @@ def _limit(default: int, low: int, high: int, meaning: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one visitor, one address and one process may ask for."""
+    """What one visitor, one address and one process may ask for.
+
+    Where a room has a bound of its own (the reader's of a file, the page's of a question and an answer), that
+    is the highest value: more would be promised here and refused there.
+    """
 
     max_pages: int = _limit(200, 1, 10_000, "pages that may be open at once")
     max_pages_per_address: int = _limit(32, 1, 10_000, "pages that one address may have open")
@@ -48,15 +52,15 @@ class Limits:
     requests_per_minute: int = _limit(1200, 10, 100_000, "HTTP requests of one address in a minute")
     logins_per_minute: int = _limit(5, 1, 1000, "attempts to log in from one address, or as one user")
     max_turns: int = _limit(20, 1, 1000, "questions in one conversation")
-    max_prompt_chars: int = _limit(2000, 1, 100_000, "characters of one question")
-    max_new_tokens: int = _limit(1024, 1, 4096, "tokens of one answer, whatever a model allows")
+    max_prompt_chars: int = _limit(2000, 1, 2000, "characters of one question")
+    max_new_tokens: int = _limit(1024, 1, 1024, "tokens of one answer, whatever a model allows")
     answer_timeout_s: int = _limit(300, 1, 86_400, "seconds from the question to the end of its answer")
     stall_s: int = _limit(10, 1, 3600, "seconds after which an answer that nobody reads is ended")
     stuck_s: int = _limit(120, 1, 86_400, "seconds without a sign of the engine before it is restarted")
     page_grace_s: int = _limit(40, 1, 600, "seconds after the last connection until a page is forgotten")
     page_idle_s: int = _limit(900, 10, 604_800, "seconds without any action until a page is forgotten")
     max_body_kib: int = _limit(256, 16, 65_536, "KiB of any request that is no upload")
-    max_file_mib: int = _limit(64, 1, 4096, "MiB of one file")
+    max_file_mib: int = _limit(64, 1, 64, "MiB of one file")
     max_upload_mib: int = _limit(256, 1, 16_384, "MiB of all files of one upload")
     max_upload_files: int = _limit(32, 1, 1000, "files of one upload")
     max_disk_mib: int = _limit(1024, 16, 1_048_576, "MiB of uploads on disk at any moment, all visitors")

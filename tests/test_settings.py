@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from cxr_assistant.errors import SettingsError
+from cxr_assistant.imaging.refusals import MAX_UPLOAD_BYTES
 from cxr_assistant.models.precision import Precision
-from cxr_assistant.settings import PRECISIONS, PROJECT_ROOT, read_settings
+from cxr_assistant.settings import PRECISIONS, PROJECT_ROOT, Limits, read_settings
+from cxr_assistant.ui.asking import MAX_PROMPT
+from cxr_assistant.ui.decoding import LIMITS
 
 
 def test_an_empty_environment_gives_the_embedded_model_on_loopback() -> None:
@@ -65,6 +69,13 @@ def test_a_bad_value_is_named_with_its_variable(name: str, value: str) -> None:
 def test_pins_are_names_and_commits() -> None:
     pins = read_settings({"CXR_PINS": f"one={'a' * 40}  two={'b' * 40}"}).pins
     assert pins == (("one", "a" * 40), ("two", "b" * 40))
+
+
+def test_no_limit_can_be_set_beyond_what_its_room_allows() -> None:
+    highest = {limit.name: limit.metadata["high"] for limit in fields(Limits)}
+    assert highest["max_file_mib"] == MAX_UPLOAD_BYTES >> 20
+    assert highest["max_prompt_chars"] == MAX_PROMPT
+    assert highest["max_new_tokens"] == LIMITS["max_new_tokens"][1]
 
 
 def test_the_precisions_are_those_of_the_models() -> None:

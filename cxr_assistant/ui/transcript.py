@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cxr_assistant.fitting import EVERY_PART
 from cxr_assistant.tasks import Task
 from cxr_assistant.ui.answers import Menu, comparison_entry, exchange_entry, problem_card
+from cxr_assistant.ui.asking import MAX_PROMPT
 from cxr_assistant.ui.decoding import LIMITS, longest_answer
 from cxr_assistant.ui.exchange import Comparison, Exchange, Item
 from cxr_assistant.ui.followups import Suggestion, suggest
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from cxr_assistant.checkpoints.spec import Checkpoint, TaskWording
 
 __all__ = ["chat_view"]
-
-MAX_FILLED = 2000  # as long as a question may be (asking.py)
 
 
 def chat_view(
@@ -130,7 +129,7 @@ def _filled(task: Task, wording: TaskWording, session: Session) -> str:
     findings = next((e.described for e in reversed(session.exchanges) if e.counts and e.described), "")
     if task is not Task.IMPRESSION or not wording.needs_text or not findings:
         return ""
-    return wording.prompt.replace("{text}", findings)[:MAX_FILLED]
+    return wording.prompt.replace("{text}", findings)[:MAX_PROMPT]
 
 
 # The empty chat --------------------------------------------------------------------------------------
