@@ -136,6 +136,12 @@ def test_another_model_is_another_answer_and_not_skipped(run, worker, film, tmp_
     ]
 
 
+def test_another_precision_is_another_answer_and_not_skipped(run, worker, film, tmp_path: Path) -> None:
+    for precision in ("fp32", "int8", "int8"):
+        run("report", film(), "--out", tmp_path / "reports.jsonl", "--precision", precision)
+    assert len(worker.requests) == 2
+
+
 def test_films_together_are_one_study(run, worker, film) -> None:
     code, out, err = run("report", film("a.png", 1), film("b.png", 2), "--together", "--json")
     assert (code, len(objects(out))) == (0, 1)

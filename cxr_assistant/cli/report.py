@@ -129,7 +129,8 @@ class Reporter:
         """What makes this answer this answer: content, model and request; the name of a file does not."""
         given = self.arguments
         checkpoint = self.assistant.get_checkpoint(given.checkpoint or self.assistant.checkpoint)
-        request = (checkpoint.name, checkpoint.revision, given.task, given.indication, sampling_params(given))
+        asked = (given.task, given.indication, given.precision, sampling_params(given))
+        request = (checkpoint.name, checkpoint.revision, *asked)
         sha = hashlib.sha256(repr(request).encode())
         for file in (*films, *([given.prior] if given.prior else [])):
             sha.update(hashlib.sha256(read_bytes(file)).digest())
