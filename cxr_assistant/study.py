@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cxr_assistant.errors import InvalidStudy
 
 __all__ = [
+    "PHANTOM_MARK",
     "LinearRescale",
     "LookupTable",
     "Radiograph",
@@ -27,6 +28,9 @@ __all__ = [
     "VoiFunction",
     "Window",
 ]
+
+PHANTOM_MARK = "CXR Assistant phantom generator"
+"""What the generator writes into its files, as Manufacturer (0008,0070) or as the "Software" of a PNG."""
 
 
 class ViewPosition(StrEnum):

@@ -27,11 +27,17 @@ from cxr_assistant.imaging.header import Header
 from cxr_assistant.imaging.pseudonyms import day_offset, patient_hash
 from cxr_assistant.imaging.refusals import check_size, colour_refusal, refusal
 from cxr_assistant.imaging.window_names import clean_explanation
-from cxr_assistant.study import LinearRescale, LookupTable, Radiograph, ViewPosition, VoiFunction, Window
+from cxr_assistant.study import (
+    PHANTOM_MARK,
+    LinearRescale,
+    LookupTable,
+    Radiograph,
+    ViewPosition,
+    VoiFunction,
+    Window,
+)
 
-__all__ = ["PHANTOM_MANUFACTURER", "read_dicom"]
-
-PHANTOM_MANUFACTURER = "CXR Assistant phantom generator"  # Manufacturer (0008,0070) of our own phantoms
+__all__ = ["read_dicom"]
 
 _TRANSFER_SYNTAX = 0x00020010
 _SOP_CLASS, _STUDY_DATE, _ACQUISITION_DATE = 0x00080016, 0x00080020, 0x00080022
@@ -140,7 +146,7 @@ def _radiograph(data_set: DataSet, header: Header, uid: str, session_key: bytes 
         source="DICOM",
         modality_code=header.code(_MODALITY),
         notices=tuple(remarks),
-        is_marked_phantom=header.text(_MANUFACTURER) == PHANTOM_MANUFACTURER,
+        is_marked_phantom=header.text(_MANUFACTURER) == PHANTOM_MARK,
     )
 
 

@@ -19,11 +19,10 @@ from cxr_assistant.imaging.burned_in import seems_to_contain_text
 from cxr_assistant.imaging.codestreams import walk_jpeg
 from cxr_assistant.imaging.png import walk_png
 from cxr_assistant.imaging.refusals import check_size, refusal
-from cxr_assistant.study import Radiograph
+from cxr_assistant.study import PHANTOM_MARK, Radiograph
 
-__all__ = ["PHANTOM_SOFTWARE", "read_jpeg", "read_png"]
+__all__ = ["read_jpeg", "read_png"]
 
-PHANTOM_SOFTWARE = b"CXR Assistant phantom generator"  # tEXt "Software" of our own phantoms
 _SMALL_SIDE_PX = 256
 _COLOUR_CAST = 12  # mean spread between the channels, in gray levels
 _ORIENTATION_TAG = 0x0112
@@ -46,7 +45,7 @@ def read_png(data: bytes | memoryview) -> Radiograph:
     is_colour = file.colour_type not in (0, 4)
     remarks = [notices.DEEP_COLOUR] if file.bit_depth == 16 and (is_colour or file.colour_type == 4) else []
     pixels, is_cast = _decode(file.minimal, "PNG")
-    is_phantom = file.software == PHANTOM_SOFTWARE
+    is_phantom = file.software == PHANTOM_MARK.encode()
     return _radiograph(_upright(pixels, file.exif), "PNG", remarks, is_cast, is_phantom)
 
 

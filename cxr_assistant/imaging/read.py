@@ -14,6 +14,16 @@ from cxr_assistant.study import Radiograph
 
 __all__ = ["FileFormat", "decode_radiograph", "read_radiograph", "recognise"]
 
+_ARCHIVES = (
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"\x1f\x8b",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!\x1a\x07",
+    b"BZh",
+    b"\xfd7zXZ",
+)
+
 
 class FileFormat(StrEnum):
     DICOM = "DICOM"
@@ -32,17 +42,6 @@ def read_radiograph(data: bytes, *, session_key: bytes | None = None) -> Radiogr
 
     recognise(data)  # what is refused by its first bytes costs no process
     return default_sandbox().decode(data, session_key)
-
-
-_ARCHIVES = (
-    b"PK\x03\x04",
-    b"PK\x05\x06",
-    b"\x1f\x8b",
-    b"7z\xbc\xaf\x27\x1c",
-    b"Rar!\x1a\x07",
-    b"BZh",
-    b"\xfd7zXZ",
-)
 
 
 def decode_radiograph(data: bytes | memoryview, session_key: bytes | None) -> Radiograph:

@@ -12,14 +12,13 @@ import numpy as np
 
 from cxr_assistant.imaging.phantom.generator import Phantom
 from cxr_assistant.imaging.rendering import render_for_people
-from cxr_assistant.study import ViewPosition
+from cxr_assistant.study import PHANTOM_MARK, ViewPosition
 
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
 
-__all__ = ["PHANTOM_MARK", "dicom_bytes", "png_bytes"]
+__all__ = ["dicom_bytes", "png_bytes"]
 
-PHANTOM_MARK = "CXR Assistant phantom generator"
 _DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
 _EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
