@@ -37,4 +37,12 @@ class Conversation:
     @property
     def last_question(self) -> str:
         """The text of the newest user turn, or an empty string."""
-        return next((t.text for t in reversed(self.turns) if t.role is Role.USER), "")
+        return self._newest(Role.USER)
+
+    @property
+    def last_answer(self) -> str:
+        """The text of the newest assistant turn, or an empty string."""
+        return self._newest(Role.ASSISTANT)
+
+    def _newest(self, role: Role) -> str:
+        return next((turn.text for turn in reversed(self.turns) if turn.role is role), "")

@@ -184,7 +184,7 @@ def put_in_words(conversation: Conversation, checkpoint: Checkpoint, task: Task)
             f"{checkpoint.title} has no words of its own to {deed(task)}; it has: {task_names(checkpoint)}.",
             hint="Choose one of these, or put the request into your own words.",
         )
-    if wording is not None and task is Task.IMPRESSION and (findings := last_answer(conversation)):
+    if wording is not None and task is Task.IMPRESSION and (findings := conversation.last_answer):
         return replace_last(conversation, wording.prompt.replace("{text}", findings))
     if wording is None or wording.needs_text:
         raise GenerationError(
@@ -199,7 +199,7 @@ def needs_findings_first(conversation: Conversation, checkpoint: Checkpoint, tas
     if task is not Task.IMPRESSION or wording is None or not wording.needs_text:
         return False
     return (
-        asked in ("", wording.prompt) and not last_answer(conversation) and Task.FINDINGS in checkpoint.tasks
+        asked in ("", wording.prompt) and not conversation.last_answer and Task.FINDINGS in checkpoint.tasks
     )
 
 
@@ -214,10 +214,6 @@ def in_words(checkpoint: Checkpoint, task: Task, text: str = "") -> str:
     if wording is None:
         return text
     return wording.prompt.replace("{text}", text) if wording.needs_text else text or wording.prompt
-
-
-def last_answer(conversation: Conversation) -> str:
-    return next((turn.text for turn in reversed(conversation.turns) if turn.role is Role.ASSISTANT), "")
 
 
 def replace_last(conversation: Conversation, question: str) -> Conversation:

@@ -99,6 +99,7 @@ def test_a_report_is_split_at_its_headings() -> None:
 def test_a_conversation_knows_its_last_question_and_who_spoke() -> None:
     first = Conversation().ask("View?").answer("PA.", "embedded")
     assert first.ask("Effusion?").last_question == "Effusion?"
+    assert (first.ask("Effusion?").last_answer, Conversation().last_answer) == ("PA.", "")
     assert first.turns[1].role is Role.ASSISTANT
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 from cxr_assistant.checkpoints.spec import Checkpoint, TaskWording
-from cxr_assistant.conversation import Conversation, Role
+from cxr_assistant.conversation import Conversation
 from cxr_assistant.study import Study
 from cxr_assistant.tasks import Task
 
@@ -143,7 +143,7 @@ def ask_in_words(checkpoint: Checkpoint, study: Study, conversation: Conversatio
         return asked or wording.prompt
     text = _bare_text(wording.prompt, asked)
     if task is Task.IMPRESSION and not text:
-        text = _last_answer(conversation)
+        text = conversation.last_answer
     if task is Task.DETECTION and text.lower() in _NAMED_DETECTIONS:
         return _NAMED_DETECTIONS[text.lower()]
     return wording.prompt.replace("{text}", text)
@@ -159,7 +159,3 @@ def _bare_text(prompt: str, asked: str) -> str:
     form = re.escape(prompt).replace(re.escape("{text}"), "(.*)")
     match = re.fullmatch(form, asked, re.DOTALL)
     return match[1] if match else asked
-
-
-def _last_answer(conversation: Conversation) -> str:
-    return next((turn.text for turn in reversed(conversation.turns) if turn.role is Role.ASSISTANT), "")
