@@ -85,7 +85,8 @@ class CheckpointService:
         """Free what is kept of a visitor's films and words."""
         self._engine.forget(session)
         for resident in self._residents:
-            resident.admitted -= {film for film in resident.admitted if film[0] == session}
+            # A copy: where the service runs inline, another thread may let a film in meanwhile.
+            resident.admitted -= {film for film in tuple(resident.admitted) if film[0] == session}
 
     def generate(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
         """Events of one answer, signed by the checkpoint that spoke.
