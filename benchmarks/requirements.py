@@ -70,7 +70,7 @@ REQUIREMENTS = {
     "D7": "A quota on the disk and time limits on slow clients.",
     "D8": "/healthz and /readyz tell the truth within 2 s and hold nothing of anybody.",
     "A1": "The onprem profile refuses to start without authentication unless bound to loopback.",
-    "A2": "A signed session cookie with strict attributes; foreign origins are refused.",
+    "A2": "A random session cookie with strict attributes; foreign origins are refused.",
     "A3": "Every route is on a list; a route that Gradio adds fails a test.",
     "A4": "Secrets come from the environment or a file and appear nowhere else.",
     "A5": "The container runs as nobody, read-only, without privileges, within limits.",

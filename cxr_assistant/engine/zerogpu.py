@@ -118,7 +118,9 @@ class ZeroGpuWorker:
         except CxrAssistantError:
             raise
         except Exception as error:
-            raise _in_plain_words(error) from error
+            if (said := _in_plain_words(error)) is None:
+                raise
+            raise said from error
 
     def _generate(self, request: GenerationRequest) -> Iterator[GenerationEvent | _Failed]:
         """Runs in the fork; its cancel flag is that nobody reads on."""
@@ -168,11 +170,11 @@ def _cancelled(request: GenerationRequest) -> Completed:
     return Completed(FinishReason.CANCELLED, Usage(), request.checkpoint)
 
 
-def _in_plain_words(error: Exception) -> Exception:
-    """An error of the GPU service as a sentence; anything else as it is."""
+def _in_plain_words(error: Exception) -> WorkerUnavailable | None:
+    """An error of the GPU service as a sentence; None for anything else."""
     title = getattr(error, "title", None)
     if not isinstance(title, str) or not title.startswith("ZeroGPU"):
-        return error
+        return None
     sentence, code = _SENTENCES.get(title, _SENTENCES["ZeroGPU client error"])
     hint = f"{_NO_GPU_NEEDED} Signed in to Hugging Face, you have a larger share."
     return WorkerUnavailable(sentence, hint=hint if code == "gpu_quota" else _NO_GPU_NEEDED, code=code)

@@ -95,6 +95,6 @@ class PhantomGate:
         distance = float(self.distance(picture_features(model, pixels).cpu()).max())
         if not distance <= self.threshold:
             raise ForeignImage(
-                "This picture is no phantom, and the embedded model has seen phantoms alone.",
-                hint="Choose LLaVA-Rad, CheXagent or CXR-LLaVA for a radiograph of a person.",
+                "This picture is no phantom, and this model has seen phantoms alone.",
+                hint="Choose a model that reads radiographs of people.",
             )

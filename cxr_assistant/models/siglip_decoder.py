@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,8 +26,6 @@ class PositionalProjector(nn.Module):
         self, num_positions: int, vision_width: int, hidden_width: int, width: int, eps: float
     ) -> None:
         super().__init__()
-        import torch
-
         self.pos_embed = nn.Parameter(torch.empty(num_positions, vision_width))
         self.attn_pool = nn.Sequential(
             nn.Linear(vision_width, hidden_width),

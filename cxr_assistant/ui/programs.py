@@ -15,8 +15,14 @@ from typing import Any
 from cxr_assistant.assistant import Assistant, make_session_key
 from cxr_assistant.conversation import Conversation
 from cxr_assistant.errors import CxrAssistantError
-from cxr_assistant.generation import Completed as Done
-from cxr_assistant.generation import GenerationEvent, Grounding, Notice, SamplingParams, TextDelta
+from cxr_assistant.generation import (
+    Completed,
+    GenerationEvent,
+    Grounding,
+    Notice,
+    SamplingParams,
+    TextDelta,
+)
 from cxr_assistant.study import Study
 from cxr_assistant.tasks import Task
 from cxr_assistant.ui.asking import MAX_INDICATION, MAX_PROMPT, clean
@@ -69,7 +75,7 @@ class Reply:
                 return replace(self, notices=(*self.notices, event.text))
             case Grounding():
                 return replace(self, boxes=(*self.boxes, Box(event.phrase, **event.box.as_dict())))
-            case Done():
+            case Completed():
                 return replace(
                     self,
                     finish_reason=event.finish_reason.value,
