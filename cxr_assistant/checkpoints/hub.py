@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cxr_assistant.errors import (
@@ -25,6 +25,7 @@ from cxr_assistant.errors import (
 __all__ = ["Hub", "HubFile", "cached_snapshot", "hash_file", "read_hub", "require_pinned", "verify_file"]
 
 PINNED = re.compile(r"[0-9a-f]{40}")
+DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 HASH_BLOCK_BYTES = 8 * 1024 * 1024
 
 CountBytes = Callable[[int], None]
@@ -287,7 +288,15 @@ def _part_of(blob: Path) -> Path:
 
 
 def _hub_file(repository: str, revision: str, sibling: Any) -> HubFile:
+    """One line of a listing. Name and digest become paths in the cache, whatever HF_ENDPOINT answers."""
     digest = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
+    name = PurePosixPath(sibling.rfilename)
+    if name.is_absolute() or ".." in name.parts or not DIGEST.fullmatch(str(digest)):
+        raise DownloadFailed(
+            f"The listing of {repository} holds a name or a hash that leads out of its folder.",
+            hint="Check HF_ENDPOINT: this is no listing of the Hub.",
+            code="listing",
+        )
     return HubFile(repository, revision, sibling.rfilename, sibling.size or 0, digest)
 
 

@@ -55,6 +55,19 @@ def test_files_are_listed_with_size_and_digest(hub: Hub) -> None:
     assert (weights.size, weights.digest) == (len(WEIGHTS), hashlib.sha256(WEIGHTS).hexdigest())
 
 
+@pytest.mark.parametrize("path", ["../../evil.safetensors", "/tmp/evil.safetensors", "a/../../../evil.bin"])
+def test_a_name_that_leads_out_of_the_cache_is_refused(hub: Hub, server: LoopbackHub, path: str) -> None:
+    server.find("lab/open").files[path] = b"evil"  # type: ignore[union-attr]
+    with pytest.raises(DownloadFailed, match="leads out of its folder"):
+        hub.list_files("lab/open", REVISION)
+
+
+def test_a_hash_that_is_none_names_no_file(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Repository, "etag", lambda self, path: "../../../evil")
+    with pytest.raises(DownloadFailed, match="leads out of its folder"):
+        hub.list_files("lab/open", REVISION)
+
+
 def test_a_fetched_file_lies_where_the_hubs_own_client_looks(hub: Hub) -> None:
     from huggingface_hub import try_to_load_from_cache
 
