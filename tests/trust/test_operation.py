@@ -10,7 +10,9 @@ import pytest
 
 from cxr_assistant.errors import SettingsError
 from cxr_assistant.settings import read_settings
-from cxr_assistant.ui.web.audit import AuditLog, check_audit_log
+from cxr_assistant.ui.api import ENDPOINTS
+from cxr_assistant.ui.room import ReadingRoom
+from cxr_assistant.ui.web.audit import ACTIONS, AuditLog, check_audit_log
 from cxr_assistant.ui.web.profiles import check_profile
 
 SECRET = "canary-secret-canary-secret-canary-secret"
@@ -63,6 +65,12 @@ def test_an_audit_log_is_a_chain_that_tells_of_tampering(tmp_path: Path) -> None
         path.write_bytes(damaged)
         with pytest.raises(SettingsError, match="Line"):
             check_audit_log(path)
+
+
+def test_every_action_of_the_audit_log_is_one_that_can_be_taken() -> None:
+    verbs = {name for name in vars(ReadingRoom) if not name.startswith("_")}
+    assert sorted(set(ACTIONS) - verbs - set(ENDPOINTS)) == []
+    assert set(ENDPOINTS) - set(ACTIONS) == {"health"}  # asks nothing about anybody
 
 
 @pytest.mark.requirement("D8", "P4")

@@ -24,7 +24,6 @@ ACTIONS = {
     "retry": "ask",
     "edit": "ask",
     "answer": "ask",
-    "compare": "ask",
     "add": "add film",
     "example": "open example",
     "make": "make phantom",
