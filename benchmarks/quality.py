@@ -7,6 +7,7 @@ tables of README.md are made; with --json the last line of the output is the sam
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -27,6 +28,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.figures import TARGETS, figures, judge, swap_figures  # noqa: E402
 from benchmarks.reading import PhantomReading, SwapReading, read_phantoms, read_swaps  # noqa: E402
 from cxr_assistant.assistant import Assistant, load  # noqa: E402
+from cxr_assistant.checkpoints.spec import get_checkpoint  # noqa: E402
+from cxr_assistant.checkpoints.weights import locate  # noqa: E402
 from cxr_assistant.conversation import Conversation  # noqa: E402
 from cxr_assistant.errors import ForeignImage, StudyError  # noqa: E402
 from cxr_assistant.generation import collect  # noqa: E402
@@ -60,6 +63,7 @@ def main() -> int:
     results: dict[str, Any] = {
         "benchmark": "quality",
         "checkpoint": given.checkpoint,
+        "revision": _revision(given.checkpoint, given.weights),
         "test": figures(test),
         "unseen_anatomy": figures(unseen),
         "swap": swap_figures(swaps),
@@ -154,6 +158,15 @@ def _refuses(path: Path) -> bool | None:
     except StudyError:
         return None
     return _say(radiograph, Task.FINDINGS, "") is None
+
+
+def _revision(name: str, weights: Path | None) -> str:
+    """Which weights were measured: those that a checkpoint pins, or the hash of the embedded model's file."""
+    checkpoint = get_checkpoint(name)
+    if not checkpoint.is_embedded:
+        return checkpoint.revision
+    content = (locate(checkpoint, weights) / "model.safetensors").read_bytes()
+    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
 
 
 def _made_with() -> dict[str, Any]:

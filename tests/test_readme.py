@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from benchmarks import tables
 from benchmarks.tables import quality_table
+from cxr_assistant.checkpoints.spec import get_checkpoint
 from cxr_assistant.cli.main import _parser
 
 ROOT = Path(__file__).parent.parent
@@ -126,6 +128,11 @@ def test_a_table_of_memory_shows_what_a_gpu_was_seen_to_hold() -> None:
     assert "| `llava-rad` | 27.0 | 14.2 | 14.2 | 8.5 | 5.7, 5.0 |" in table
     assert "after the comma, what a GPU was seen to hold" in table
     assert "not yet measured on a GPU" in tables.memory_table({})
+
+
+def test_the_figures_of_quality_are_those_of_the_committed_weights() -> None:
+    results = json.loads(tables.QUALITY.read_text("utf-8"))
+    assert results["revision"] == get_checkpoint("embedded").revision, "run: python benchmarks/quality.py"
 
 
 def test_a_quality_table_without_results_says_so() -> None:
