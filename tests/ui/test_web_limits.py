@@ -220,6 +220,22 @@ def test_a_listener_keeps_its_answer(desk: Desk, clock: Clock) -> None:
         assert flag.ending is None
 
 
+def test_the_name_of_an_upload_is_forgotten_once_it_was_read(
+    desk: Desk, clock: Clock, tmp_path: Path
+) -> None:
+    film = tmp_path / "film"
+    film.write_bytes(b"film")
+    desk.ledger.add_file(str(film), ANN)
+    desk.tending.round()
+    desk.ledger.check_file(str(film), ANN)
+    film.unlink()  # as whoever reads an upload does
+    desk.tending.round()
+    assert desk.ledger.num_files == 1  # not at every turn
+    clock.now += 5
+    desk.tending.round()
+    assert desk.ledger.num_files == 0
+
+
 @pytest.mark.requirement("P6")
 def test_at_the_end_nothing_of_anybody_is_left(desk: Desk, tmp_path: Path) -> None:
     desk.ledger.open_page("ann-1", ANN)

@@ -184,9 +184,14 @@ class Ledger:
         if self._files.get(path) != caller.owner:
             raise NotYours
 
-    def forget_file(self, path: str) -> None:
+    def forget_files(self, is_gone: Callable[[str], bool]) -> None:
+        """Drop the names of files that are no longer there; most were read, and removed, at once."""
         with self._lock:
-            self._files.pop(path, None)
+            self._files = {path: owner for path, owner in self._files.items() if not is_gone(path)}
+
+    @property
+    def num_files(self) -> int:
+        return len(self._files)
 
     def close_page(self, name: str) -> None:
         with self._lock:

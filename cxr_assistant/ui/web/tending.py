@@ -67,8 +67,8 @@ class Tending:
             self._end(name)
         if self._clock() - self._swept_at >= SWEEP_S:
             self._swept_at = self._clock()
-            for path in sweep(self._upload_dir):
-                self._ledger.forget_file(str(path))
+            sweep(self._upload_dir)
+            self._ledger.forget_files(lambda path: not Path(path).exists())
 
     def _unheard(self) -> list[str]:
         """Pages for which an answer is written though nobody has listened for a while."""
