@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from benchmarks import tables
 from benchmarks.tables import quality_table
 from cxr_assistant.checkpoints.spec import get_checkpoint
 from cxr_assistant.cli.main import _parser
+from cxr_assistant.ui.api import ENDPOINTS
+from cxr_assistant.ui.programs import Box, Reply
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -112,6 +115,13 @@ def test_the_command_line_is_documented_option_by_option() -> None:
         if not re.search(rf"{option}(?![\w-])", told[name])
     ]
     assert missing == []
+
+
+def test_the_api_is_documented_key_by_key() -> None:
+    told = (ROOT / "docs" / "api.md").read_text("utf-8")
+    keys = [field.name for kind in (Reply, Box) for field in fields(kind)]
+    assert [name for name in keys if f"`{name}`" not in told] == []
+    assert [name for name in ENDPOINTS if f"`/{name}`" not in told] == []
 
 
 def test_every_setting_is_documented() -> None:

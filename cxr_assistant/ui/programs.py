@@ -59,6 +59,7 @@ class Reply:
     task: str = ""
     checkpoint: str = ""
     revision: str = ""
+    precision: str = ""
     finish_reason: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -81,6 +82,7 @@ class Reply:
                     finish_reason=event.finish_reason.value,
                     checkpoint=event.checkpoint or self.checkpoint,
                     revision=event.revision,
+                    precision=event.precision,
                     prompt_tokens=event.usage.prompt_tokens,
                     completion_tokens=event.usage.completion_tokens,
                     seconds=round(event.usage.total_s, 3),

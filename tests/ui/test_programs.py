@@ -30,7 +30,7 @@ def test_a_draft_grows_and_ends_whole(programs: Programs) -> None:
 def test_a_reply_carries_what_is_needed_to_get_it_again(programs: Programs) -> None:
     *_, reply = programs.draft_findings(FILM, model="llava-rad")
     assert reply.task == "findings"
-    assert len(reply.film_sha256) == 64
+    assert (len(reply.film_sha256), reply.revision, reply.precision) == (64, "0" * 40, "fp32")
     assert "Not a medical device" in reply.disclaimer
 
 
