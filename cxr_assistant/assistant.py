@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cxr_assistant.bounds import in_plain_words, within
+from cxr_assistant.bounds import in_plain_words, with_plain_indication, within
 from cxr_assistant.checkpoints.spec import Checkpoint, list_checkpoints
 from cxr_assistant.conversation import Conversation
 from cxr_assistant.errors import (
@@ -115,7 +115,7 @@ class Assistant:
         """
         if self._limits is not None:
             params = within(self._limits, conversation, params)
-        conversation = in_plain_words(conversation)
+        conversation, study = in_plain_words(conversation), with_plain_indication(study)
         chosen, notices = self._choose(task, checkpoint)
 
         def answer_with(speaker: Checkpoint, notices: tuple[Notice, ...]) -> Iterator[GenerationEvent]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from cxr_assistant.conversation import Conversation, Role, Turn
+from cxr_assistant.conversation import Conversation, Role
 from cxr_assistant.errors import PromptTooLong
 from cxr_assistant.generation import SamplingParams
 from cxr_assistant.settings import Limits
+from cxr_assistant.study import Study
 
-__all__ = ["in_plain_words", "within"]
+__all__ = ["in_plain_words", "with_plain_indication", "within"]
 
 # What the templates begin and end a turn with, where that is plain text. Special tokens are no
 # danger: no tokenizer here reads them out of text (checkpoints/tokenizer.py).
@@ -43,9 +44,13 @@ def within(limits: Limits, conversation: Conversation, params: SamplingParams) -
 
 def in_plain_words(conversation: Conversation) -> Conversation:
     """The conversation with a space in whatever a template would take for the beginning of a turn."""
-    return Conversation(tuple(_parted(turn) for turn in conversation.turns))
+    return Conversation(tuple(replace(turn, text=_parted(turn.text)) for turn in conversation.turns))
 
 
-def _parted(turn: Turn) -> Turn:
-    text = _BRACKETS.sub(r"\g<0> ", _ROLE_WORDS.sub(r"\1 ", turn.text))
-    return turn if text == turn.text else replace(turn, text=text)
+def with_plain_indication(study: Study) -> Study:
+    """The study with the same done to its indication, which stands in a prompt as a question does."""
+    return replace(study, indication=_parted(study.indication))
+
+
+def _parted(text: str) -> str:
+    return _BRACKETS.sub(r"\g<0> ", _ROLE_WORDS.sub(r"\1 ", text))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from cxr_assistant.bounds import in_plain_words
 from cxr_assistant.checkpoints.spec import Checkpoint
 from cxr_assistant.conversation import Conversation
 from cxr_assistant.fitting import in_words, needs_findings_first, put_in_words, questions_of, replace_last
@@ -43,8 +44,8 @@ def parts_of(request: GenerationRequest, checkpoint: Checkpoint) -> tuple[Part, 
     task, conversation = request.task, request.conversation
 
     def asking(text: str) -> GenerationRequest:
-        words = in_words(checkpoint, task, text)
-        return replace(request, conversation=replace_last(conversation, words))
+        told = replace_last(conversation, in_words(checkpoint, task, text))
+        return replace(request, conversation=in_plain_words(told))  # `text` may be what a model wrote
 
     if parts := questions_of(conversation, checkpoint, task):
         return tuple(Part(part, lambda _, part=part: asking(part)) for part in parts)  # type: ignore[misc]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxr_assistant.bounds import in_plain_words
+from cxr_assistant.bounds import in_plain_words, with_plain_indication
 from cxr_assistant.checkpoints.random_sizes import TINY_SIZES
 from cxr_assistant.checkpoints.random_weights import write_random_checkpoint
 from cxr_assistant.checkpoints.spec import find_module, get_checkpoint
@@ -44,7 +44,7 @@ class Family:
         self.task = Task.QUESTION if Task.QUESTION in self.checkpoint.tasks else Task.FINDINGS
 
     def render(self, conversation: Conversation, indication: str = "") -> Prompt:
-        study, said = STUDY.with_indication(indication), in_plain_words(conversation)
+        study, said = with_plain_indication(STUDY.with_indication(indication)), in_plain_words(conversation)
         prompt: Prompt = self.module.render(self.checkpoint, study, said, self.task, self.processor)
         return prompt
 
@@ -93,5 +93,7 @@ def test_an_indication_cannot_change_the_template(family: Family) -> None:
 @pytest.mark.requirement("O1")
 def test_no_word_that_begins_a_turn_comes_out_of_a_turn() -> None:
     said = Conversation().ask(" ".join(INJECTIONS)).answer(" ".join(INJECTIONS))
-    for turn in in_plain_words(said).turns:
-        assert not any(word in turn.text for word in ("USER:", "ASSISTANT:", "[INST]", "[/INST]", "<<SYS>>"))
+    told = [turn.text for turn in in_plain_words(said).turns]
+    told.append(with_plain_indication(STUDY.with_indication(" ".join(INJECTIONS))).indication)
+    for text in told:
+        assert not any(word in text for word in ("USER:", "ASSISTANT:", "[INST]", "[/INST]", "<<SYS>>"))
