@@ -69,7 +69,7 @@ def test_an_audit_log_is_a_chain_that_tells_of_tampering(tmp_path: Path) -> None
 
 def test_every_action_of_the_audit_log_is_one_that_can_be_taken() -> None:
     verbs = {name for name in vars(ReadingRoom) if not name.startswith("_")}
-    assert sorted(set(ACTIONS) - verbs - set(ENDPOINTS)) == []
+    assert sorted(set(ACTIONS) - verbs - set(ENDPOINTS)) == ["mcp"]
     assert set(ENDPOINTS) - set(ACTIONS) == {"health"}  # asks nothing about anybody
 
 

@@ -258,6 +258,15 @@ def test_a_request_that_names_a_file_which_is_not_its_own_is_refused(world: Worl
     assert world.inner.seen == []
 
 
+def test_whoever_acts_is_told_of_by_whichever_door(world: World) -> None:
+    ann = world.browser()
+    world.join(ann, ANN)
+    ann.post("/gradio_api/call/draft_findings", json={"data": []})
+    ann.post("/gradio_api/mcp", json={"method": "tools/call", "params": {"name": "ask"}})
+    ann.get("/gradio_api/mcp")
+    assert world.acted == [3, "draft_findings", "mcp"]
+
+
 # Bodies ------------------------------------------------------------------------------------------------
 
 

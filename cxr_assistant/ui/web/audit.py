@@ -37,6 +37,7 @@ ACTIONS = {
     "classify_view": "ask by program",
     "locate": "ask by program",
     "compare_prior": "ask by program",
+    "mcp": "message by program",
 }
 """The kinds of action, by the name of the function that a page or a program calls; others are not logged."""
 

@@ -106,6 +106,7 @@ class Guard:
             "result": self._result,
             "film": self._film,
             "file": self._file,
+            "mcp": self._mcp,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -292,6 +293,12 @@ class Guard:
         if Path(path).parent == self._upload_dir:
             raise not_found()  # what came in is never handed out again
         await self._app(request.scope, request.receive, request.send)
+
+    async def _mcp(self, request: _Request) -> None:
+        """A message of an MCP client; what it asks for is not looked up in what may be 96 MiB."""
+        if request.scope["method"] == "POST":
+            self._when_acting(request.caller, "mcp")
+        await self._pass(request)
 
     # Helpers ----------------------------------------------------------------------------------------
 
