@@ -16,14 +16,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cxr_assistant.bounds import in_plain_words, with_plain_indication, within
-from cxr_assistant.checkpoints.spec import Checkpoint, list_checkpoints
+from cxr_assistant.checkpoints.spec import Checkpoint, find_by_name, list_checkpoints
 from cxr_assistant.conversation import Conversation
 from cxr_assistant.errors import (
     ForeignImage,
     MissingRadiograph,
     PhantomError,
     SettingsError,
-    UnknownCheckpoint,
     UnsupportedTask,
 )
 from cxr_assistant.fitting import (
@@ -197,13 +196,7 @@ class Assistant:
 
     def get_checkpoint(self, name: str) -> Checkpoint:
         """The checkpoint of that name; raises UnknownCheckpoint listing the menu."""
-        for candidate in self._menu:
-            if candidate.name == name:
-                return candidate
-        names = ", ".join(sorted(c.name for c in self._menu))
-        raise UnknownCheckpoint(
-            f"Unknown checkpoint {name!r}; available: {names}.", hint="Choose one of these."
-        )
+        return find_by_name(self._menu, name)
 
     def is_ready(self, name: str) -> bool:
         """True when the checkpoint can answer without fetching or converting anything."""

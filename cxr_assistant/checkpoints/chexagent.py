@@ -35,7 +35,7 @@ from cxr_assistant.tasks import Task
 if TYPE_CHECKING:
     from cxr_assistant.models.vlm import Processor, Prompt, Tokenizer, VisionLanguageModel
 
-__all__ = ["CHECKPOINTS", "WEIGHT_MAP", "build", "convert", "interpret", "render"]
+__all__ = ["CHECKPOINTS", "UNPINNED", "WEIGHT_MAP", "build", "convert", "interpret", "render"]
 
 # ------------------------------------------------------------------------------------------ the checkpoint
 
@@ -127,20 +127,22 @@ def _fine_tune(name: str, title: str, repository: str, revision: str, task: Task
     )
 
 
-def _srrg_impression() -> tuple[Checkpoint, ...]:
-    """The sister fine-tune, whose commit nobody has published: on the menu once its owner pins one."""
-    name = "chexagent-srrg-impression"
+UNPINNED = {"chexagent-srrg-impression": "StanfordAIMI/CheXagent-2-3b-srrg-impression"}
+"""The sister fine-tune, none of whose commits is known here: on the menu once its owner pins one."""
+
+
+def _pinned_by_the_owner() -> tuple[Checkpoint, ...]:
     return tuple(
         _fine_tune(
             name,
             "CheXagent SRRG impression",
-            "StanfordAIMI/CheXagent-2-3b-srrg-impression",
+            UNPINNED[name],
             revision,
             Task.IMPRESSION,
             PROMPTS["structured_report_impression"],
         )
-        for pinned, revision in read_pins()
-        if pinned == name
+        for name, revision in read_pins()
+        if name in UNPINNED
     )
 
 
@@ -154,7 +156,7 @@ CHECKPOINTS = (
         Task.FINDINGS,
         PROMPTS["structured_report_findings"],
     ),
-    *_srrg_impression(),
+    *_pinned_by_the_owner(),
 )
 
 # --------------------------------------------------------------------------------------------- the weights

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,8 +16,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from cxr_assistant.conversation import Conversation
-from cxr_assistant.errors import CheckpointError, UnknownCheckpoint, UnsupportedTask
+from cxr_assistant.errors import CheckpointError, SettingsError, UnknownCheckpoint, UnsupportedTask
 from cxr_assistant.imaging.transforms import ImageSpec
+from cxr_assistant.settings import read_pins
 from cxr_assistant.study import Study, ViewPosition
 from cxr_assistant.tasks import Task
 
@@ -30,6 +31,7 @@ __all__ = [
     "Licence",
     "RemoteFile",
     "TaskWording",
+    "find_by_name",
     "find_module",
     "get_checkpoint",
     "list_checkpoints",
@@ -173,11 +175,23 @@ def list_checkpoints() -> tuple[Checkpoint, ...]:
 
 def get_checkpoint(name: str) -> Checkpoint:
     """The checkpoint called `name`; raises UnknownCheckpoint with the names that there are."""
-    for checkpoint in list_checkpoints():
-        if checkpoint.name == name:
-            return checkpoint
-    names = ", ".join(sorted(c.name for c in list_checkpoints()))
-    raise UnknownCheckpoint(f"Unknown checkpoint {name!r}; available: {names}.", hint="Choose one of these.")
+    return find_by_name(list_checkpoints(), name)
+
+
+def find_by_name(menu: Iterable[Checkpoint], name: str) -> Checkpoint:
+    """The checkpoint of `menu` called `name`; raises UnknownCheckpoint with the names that it holds."""
+    by_name = {checkpoint.name: checkpoint for checkpoint in menu}
+    if name in by_name:
+        return by_name[name]
+    hint, repository = "Choose one of these.", _unpinned().get(name)
+    if repository is not None:
+        hint = (
+            f"No commit of {repository} is known here. Take one from "
+            f"https://huggingface.co/{repository}/commits/main and set CXR_PINS={name}=COMMIT."
+        )
+    raise UnknownCheckpoint(
+        f"Unknown checkpoint {name!r}; available: {', '.join(sorted(by_name))}.", hint=hint
+    )
 
 
 def find_module(name: str) -> CheckpointModule:
@@ -197,7 +211,22 @@ def _menu() -> Mapping[Checkpoint, str]:
             if any(checkpoint.name == other.name for other in found):
                 raise CheckpointError(f"Two checkpoints are called {checkpoint.name!r}.", hint="Rename one.")
             found[checkpoint] = qualified
+    _refuse_stray_pins({checkpoint.name for checkpoint in found})
     return found
+
+
+def _refuse_stray_pins(names: Set[str]) -> None:
+    stray = [name for name, _ in read_pins() if name not in names]
+    if stray:
+        raise SettingsError(
+            f"CXR_PINS pins {stray[0]!r}, and there is no such checkpoint.", hint="Check its name."
+        )
+
+
+def _unpinned() -> Mapping[str, str]:
+    """Name -> repository of models that are served only where the owner pins a commit (CXR_PINS)."""
+    modules = (importlib.import_module(name) for name in sorted(set(_menu().values())))
+    return {name: repo for module in modules for name, repo in getattr(module, "UNPINNED", {}).items()}
 
 
 def _declared_in(module_name: str) -> Iterator[Checkpoint]:

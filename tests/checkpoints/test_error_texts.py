@@ -200,6 +200,14 @@ ERRORS: dict[str, tuple[Provoke, str, str, str, str]] = {
         "available: chexagent, chexagent-srrg-findings, cxr-llava, embedded, llava-rad",
         "Choose one of these",
     ),
+    "checkpoint-without-a-known-commit": (
+        lambda s: s.ask("chexagent-srrg-impression", Task.IMPRESSION, make_film()),
+        "unknown_checkpoint",
+        "Unknown checkpoint 'chexagent-srrg-impression'",
+        "available: chexagent, chexagent-srrg-findings, cxr-llava, embedded, llava-rad",
+        "No commit of StanfordAIMI/CheXagent-2-3b-srrg-impression is known here.*"
+        "set CXR_PINS=chexagent-srrg-impression=COMMIT",
+    ),
     "unsupported-task": (
         lambda s: s.ask("llava-rad", Task.GROUNDING, make_film()),
         "unsupported_task",

@@ -97,6 +97,15 @@ def renamed(state: Mapping[str, Tensor], *steps: tuple[str, str]) -> dict[str, T
     return {name_of(name): tensor for name, tensor in state.items()}
 
 
+def stacked(state: dict[str, Tensor], separate: str, joined: str) -> dict[str, Tensor]:
+    """Query, key and value of every attention in one table, under the authors' name for it."""
+    for block in {name.split(".attn.")[0] for name in state if ".attn." in name}:
+        for leaf in ("weight", "bias"):
+            parts = [state.pop(f"{block}.attn.{separate.format(part=part, leaf=leaf)}") for part in "qkv"]
+            state[f"{block}.attn.{joined.format(leaf=leaf)}"] = torch.cat(parts)
+    return state
+
+
 # -------------------------------------------------------------------- CXR-LLaVA
 
 
@@ -162,10 +171,7 @@ def open_clip_names(tower: Any) -> dict[str, Tensor]:
         (r"mlp\.fc2", "mlp.c_proj"),
     )
     state = {name: tensor for name, tensor in state.items() if "position_ids" not in name}
-    for block in {name.split(".attn.")[0] for name in state if ".attn." in name}:
-        for leaf in ("weight", "bias"):
-            parts = [state.pop(f"{block}.attn.{part}_proj.{leaf}") for part in "qkv"]
-            state[f"{block}.attn.in_proj_{leaf}"] = torch.cat(parts)
+    state = stacked(state, "{part}_proj.{leaf}", "in_proj_{leaf}")
     state["proj"] = torch.randn(96, 16)
     return {f"vision_tower.{name}": tensor for name, tensor in state.items()}
 
@@ -321,11 +327,7 @@ def timm_names(tower: Any) -> dict[str, Tensor]:
         (r"layer_scale(\d)\.lambda1", r"ls\1.gamma"),
     )
     state.pop("embeddings.mask_token", None)
-    for block in {name.split(".attn.")[0] for name in state if ".attn." in name}:
-        for leaf in ("weight", "bias"):
-            parts = [state.pop(f"{block}.attn.{part}.{leaf}") for part in "qkv"]
-            state[f"{block}.attn.qkv.{leaf}"] = torch.cat(parts)
-    return state
+    return stacked(state, "{part}.{leaf}", "qkv.{leaf}")
 
 
 def adapted(llama: Any, targets: Sequence[str], *, rank: int, scale: float) -> dict[str, Tensor]:
