@@ -71,8 +71,10 @@ def test_weights_in_their_stored_type_stay_mapped_to_the_file(converted: Path) -
     assert any(int(low, 16) <= weight.data_ptr() < int(high, 16) for low, high in spans)
 
 
-def test_a_cast_in_huge_pages_is_the_same_cast() -> None:
-    tensor = torch.randn(1024, 2048).half()
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16], ids=str)
+def test_a_cast_in_huge_pages_is_the_same_cast(stored: torch.dtype) -> None:
+    every_half = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16).nan_to_num()
+    tensor = every_half.repeat(33)[: 2**21 + 5].to(stored)  # no whole number of blocks
     made = streaming._cast(tensor, torch.bfloat16, "cpu")
     assert torch.equal(made, tensor.to(torch.bfloat16))
     made += 1  # it is ours to write to
