@@ -165,8 +165,14 @@ def questions_of(conversation: Conversation, checkpoint: Checkpoint, task: Task)
     if task is not Task.SECTIONS or wording is None or not (wording.needs_text and wording.choices):
         return ()
     asked = _open_question(conversation)
-    unnamed = ("", wording.prompt, wording.prompt.replace("{text}", EVERY_PART))
-    return wording.choices if asked in unnamed else ()
+    is_unnamed = _is_open(asked, wording) or asked == wording.prompt.replace("{text}", EVERY_PART)
+    return wording.choices if is_unnamed else ()
+
+
+def _is_open(asked: str, wording: TaskWording) -> bool:
+    """True for nothing at all, or the task's words with nothing in their gap."""
+    prompt = wording.prompt
+    return asked in ("", prompt, prompt.replace("{text}", "").strip()) if wording.needs_text else not asked
 
 
 def _open_question(conversation: Conversation) -> str:
@@ -177,7 +183,7 @@ def _open_question(conversation: Conversation) -> str:
 def put_in_words(conversation: Conversation, checkpoint: Checkpoint, task: Task) -> Conversation:
     """`conversation` ending in a question: the person's, or the checkpoint's own words for `task`."""
     wording, asked = checkpoint.tasks.get(task), _open_question(conversation)
-    if asked and not (wording and wording.needs_text and asked == wording.prompt):  # its gap was left open
+    if asked and not (wording and _is_open(asked, wording)):
         return conversation
     if wording is None and task is not Task.QUESTION:
         raise UnsupportedTask(
@@ -186,9 +192,15 @@ def put_in_words(conversation: Conversation, checkpoint: Checkpoint, task: Task)
         )
     if wording is not None and task is Task.IMPRESSION and (findings := conversation.last_answer):
         return replace_last(conversation, wording.prompt.replace("{text}", findings))
-    if wording is None or wording.needs_text:
+    if wording is None or task is Task.QUESTION:
         raise GenerationError(
             "The question is empty.", hint="Write what you want to know.", code="empty_question"
+        )
+    if wording.needs_text:
+        raise GenerationError(
+            f"The question is empty: to {deed(task)}, {checkpoint.title} needs words of yours.",
+            hint=f"Write them: {wording.hint[:1].lower()}{wording.hint[1:]}",
+            code="empty_question",
         )
     return conversation.ask(wording.prompt)
 
@@ -198,9 +210,8 @@ def needs_findings_first(conversation: Conversation, checkpoint: Checkpoint, tas
     wording, asked = checkpoint.tasks.get(task), _open_question(conversation)
     if task is not Task.IMPRESSION or wording is None or not wording.needs_text:
         return False
-    return (
-        asked in ("", wording.prompt) and not conversation.last_answer and Task.FINDINGS in checkpoint.tasks
-    )
+    is_open = _is_open(asked, wording) and not conversation.last_answer
+    return is_open and Task.FINDINGS in checkpoint.tasks
 
 
 def task_on_films(conversation: Conversation, checkpoint: Checkpoint, task: Task) -> Task:
@@ -223,8 +234,18 @@ def replace_last(conversation: Conversation, question: str) -> Conversation:
     return Conversation(turns[:-1] if is_open else turns).ask(question)
 
 
+_DEEDS = {  # where the words on the button do not follow "to"
+    Task.IMPRESSION: "write an impression",
+    Task.REPORT: "write a report",
+    Task.QUESTION: "answer questions",
+    Task.DIFFERENTIAL: "write a differential diagnosis",
+    Task.PROGRESSION: "compare with a prior",
+}
+
+
 def deed(task: Task) -> str:
-    return task.label[0].lower() + task.label[1:]
+    """What the task does, as it follows "to": `locate a phrase`."""
+    return _DEEDS.get(task) or task.label[0].lower() + task.label[1:]
 
 
 def task_names(checkpoint: Checkpoint) -> str:

@@ -94,7 +94,7 @@ def test_an_empty_question_is_refused(assistant: Assistant) -> None:
 
 
 def test_a_task_without_words_needs_those_of_a_person(assistant: Assistant) -> None:
-    with pytest.raises(UnsupportedTask, match="no words of its own to differential diagnosis"):
+    with pytest.raises(UnsupportedTask, match="no words of its own to write a differential diagnosis"):
         assistant.respond(STUDY, Conversation(), Task.DIFFERENTIAL, checkpoint="embedded")
 
 
@@ -473,7 +473,7 @@ def asked_by(worker: ScriptedWorker) -> list[tuple[Task, str]]:
     return [(request.task, request.conversation.last_question) for request in worker.requests]
 
 
-@pytest.mark.parametrize("asked", ["", "Conclude from: {text}"])
+@pytest.mark.parametrize("asked", ["", "Conclude from: {text}", "Conclude from: "])
 def test_an_impression_of_a_film_is_concluded_from_its_findings(worker: ScriptedWorker, asked: str) -> None:
     desk = Assistant(worker, checkpoint="chex", menu=(CONCLUDING,))
     conversation = Conversation().ask(asked) if asked else Conversation()
@@ -505,8 +505,9 @@ def test_findings_in_words_need_no_film(worker: ScriptedWorker) -> None:
 
 def test_a_gap_that_was_left_open_is_an_empty_question(worker: ScriptedWorker) -> None:
     desk = Assistant(worker, menu=MENU)
-    with pytest.raises(GenerationError, match="question is empty"):
-        desk.respond(STUDY, Conversation().ask("Locate {text}."), Task.GROUNDING, checkpoint="chex")
+    for asked in ("Locate {text}.", "Locate .", ""):
+        with pytest.raises(GenerationError, match="question is empty: to locate a phrase, Chex needs words"):
+            desk.respond(STUDY, Conversation().ask(asked), Task.GROUNDING, checkpoint="chex")
 
 
 # ---------------------------------------------------------------------------------------------- sessions

@@ -15,7 +15,8 @@ import pytest
 
 import cxr_assistant.assistant
 from cxr_assistant.assistant import Assistant
-from cxr_assistant.checkpoints.spec import TaskWording
+from cxr_assistant.checkpoints.progress import OnProgress, Progress, Stage
+from cxr_assistant.checkpoints.spec import Checkpoint, TaskWording
 from cxr_assistant.cli import main
 from cxr_assistant.errors import ForeignImage
 from cxr_assistant.imaging.rendering import encode_png
@@ -24,7 +25,14 @@ from cxr_assistant.tasks import Task
 from tests.doubles import ScriptedWorker, make_checkpoint
 
 EMBEDDED = make_checkpoint()
-MENU = (EMBEDDED, make_checkpoint("llava", tasks={**EMBEDDED.tasks, Task.VIEW: TaskWording(prompt="View?")}))
+LOCATING = TaskWording(prompt="Locate {text}.", hint="The phrase to locate.", needs_text=True)
+MENU = (
+    EMBEDDED,
+    make_checkpoint(
+        "llava",
+        tasks={**EMBEDDED.tasks, Task.VIEW: TaskWording(prompt="View?"), Task.GROUNDING: LOCATING},
+    ),
+)
 ANSWER_KEYS = {
     "checkpoint",
     "revision",
@@ -154,6 +162,28 @@ def test_questions_follow_each_other_in_one_conversation(run, worker, film) -> N
     assert [line["question"] for line in objects(out)] == ["Is there an effusion?", "Which side?"]
     assert set(objects(out)[0]) == {"status", "task", "question", *ANSWER_KEYS}
     assert len(worker.requests[1].conversation.turns) == 3
+
+
+def test_a_batch_that_would_need_words_says_how_to_give_them(run, worker, film) -> None:
+    name = film()
+    code, _, err = run("report", name, "--task", "grounding", "--checkpoint", "llava")
+    assert (code, worker.requests) == (2, [])
+    assert "to locate a phrase, Llava needs words of yours." in err
+    assert f'Use `ask "WORDS" {name} --task grounding`. Write them: the phrase to locate.' in err
+
+
+def test_the_folder_of_a_model_is_prepared_before_it_is_asked(
+    run, worker, film, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locate(checkpoint: Checkpoint, directory: Path, *, on_progress: OnProgress, **_: Any) -> None:
+        assert (checkpoint.name, directory) == ("chexagent", tmp_path)
+        for stage in (Stage.VERIFYING, Stage.CONVERTING):
+            on_progress(Progress(stage=stage))
+
+    monkeypatch.setattr("cxr_assistant.checkpoints.weights.locate", locate)
+    monkeypatch.setitem(globals(), "MENU", (make_checkpoint("chexagent"),))
+    code, _, err = run("report", film(), "--checkpoint", "chexagent", "--weights", tmp_path)
+    assert (code, err.count("CheXagent: its published files are converted, once.")) == (0, 1)
 
 
 def test_a_real_film_is_refused_in_one_sentence(run, worker, film) -> None:

@@ -75,7 +75,13 @@ class FetchPlan:
                 )
 
 
-def locate(checkpoint: Checkpoint, directory: Path | None = None, *, weights_dir: Path | None = None) -> Path:
+def locate(
+    checkpoint: Checkpoint,
+    directory: Path | None = None,
+    *,
+    weights_dir: Path | None = None,
+    on_progress: OnProgress = ignore_progress,
+) -> Path:
     """The loadable folder of `checkpoint`; never goes to the network.
 
     directory: a converted folder, or one that holds the published files (converted on first use). Without
@@ -86,7 +92,7 @@ def locate(checkpoint: Checkpoint, directory: Path | None = None, *, weights_dir
         return _embedded(checkpoint, directory, weights_dir)
     require_licence(checkpoint)
     if directory is not None:
-        return _explicit(checkpoint, Path(directory), weights_dir)
+        return _explicit(checkpoint, Path(directory), weights_dir, on_progress)
     folder = folder_of(checkpoint, weights_dir)
     if not (folder / LOCK_NAME).is_file():
         raise MissingWeights(
@@ -236,7 +242,9 @@ def _embedded(checkpoint: Checkpoint, directory: Path | None, weights_dir: Path 
     )
 
 
-def _explicit(checkpoint: Checkpoint, directory: Path, weights_dir: Path | None) -> Path:
+def _explicit(
+    checkpoint: Checkpoint, directory: Path, weights_dir: Path | None, on_progress: OnProgress
+) -> Path:
     if not directory.is_dir():
         raise MissingWeights(
             f"The folder given for {checkpoint.title} does not exist.",
@@ -246,9 +254,9 @@ def _explicit(checkpoint: Checkpoint, directory: Path, weights_dir: Path | None)
         check_folder(directory, checkpoint.name)
         return directory
     target = _weights_dir(weights_dir) / f"{checkpoint.name}-local-{_fingerprint(directory)}"
-    with _one_at_a_time(target, ignore_progress):
+    with _one_at_a_time(target, on_progress):
         if not (target / LOCK_NAME).is_file():
-            convert_local(checkpoint, directory, target)
+            convert_local(checkpoint, directory, target, on_progress=on_progress)
     check_folder(target, checkpoint.name)
     return target
 

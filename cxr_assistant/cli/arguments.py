@@ -16,6 +16,7 @@ from cxr_assistant.tasks import Task
 
 if TYPE_CHECKING:
     from cxr_assistant.assistant import Assistant
+    from cxr_assistant.checkpoints.progress import Progress
     from cxr_assistant.cli.output import Console
     from cxr_assistant.study import Radiograph
 
@@ -91,7 +92,7 @@ def task_named(name: str) -> Task:
         raise SettingsError(f"Unknown task {name!r}; allowed: {', '.join(Task)}.") from error
 
 
-def load_assistant(arguments: argparse.Namespace) -> Assistant:
+def load_assistant(arguments: argparse.Namespace, console: Console) -> Assistant:
     """The assistant of this command line, with the engine in this very process."""
     from cxr_assistant.assistant import load
     from cxr_assistant.checkpoints.licences import accept_licence
@@ -99,12 +100,33 @@ def load_assistant(arguments: argparse.Namespace) -> Assistant:
 
     for name in arguments.accept_licence:
         accept_licence(get_checkpoint(name))
+    if arguments.weights is not None:
+        _prepare(arguments, console)
     return load(
         checkpoint=arguments.checkpoint,
         weights=arguments.weights,
         precision=arguments.precision,
         worker="inline",
     )
+
+
+def _prepare(arguments: argparse.Namespace, console: Console) -> None:
+    """Convert what lies in the folder of --weights, once; minutes for a 7B model, so it is seen at work."""
+    from cxr_assistant.checkpoints.spec import get_checkpoint
+    from cxr_assistant.checkpoints.weights import locate
+    from cxr_assistant.settings import read_settings
+
+    settings = read_settings()
+    checkpoint = get_checkpoint(arguments.checkpoint or settings.checkpoint)
+    remark = [f"{checkpoint.title}: its published files are converted, once."]
+
+    def show(progress: Progress) -> None:
+        while remark:
+            console.remark(remark.pop())
+        console.progress(progress.sentence)
+
+    locate(checkpoint, arguments.weights, weights_dir=settings.weights_dir, on_progress=show)
+    console.end_progress()
 
 
 def collect_files(paths: Iterable[str]) -> Iterator[str]:

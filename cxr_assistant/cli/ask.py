@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     task, params, session = task_named(arguments.task), sampling_params(arguments), make_session_id()
     study = read_films(arguments.films, arguments.prior, arguments.indication, console)
     conversation = Conversation()
-    with load_assistant(arguments) as assistant:
+    with load_assistant(arguments, console) as assistant:
         for question in (arguments.question, *arguments.then):
             asked = assistant.in_words(task, question, arguments.checkpoint)
             if arguments.template:

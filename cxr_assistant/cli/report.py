@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if not files:
         raise StudyError("No file was found there.", hint="Give a film or a folder of films.", code="no_file")
     batches = [files] if arguments.together else [[file] for file in files]
-    with load_assistant(arguments) as assistant:
+    with load_assistant(arguments, console) as assistant:
         reporter = Reporter(assistant, arguments, console)
         reporter.run(batches)
     return 2 if reporter.num_failed else 0
@@ -105,6 +105,10 @@ class Reporter:
             line = {"status": "ok", "films": films, "key": key, **self._report(films)}
         except CxrAssistantError as error:
             self.num_failed += 1
+            if error.code == "empty_question":  # a batch has no words of a person
+                error.hint = (
+                    f'Use `ask "WORDS" {films[0]} --task {self.arguments.task}`. {error.hint}'.strip()
+                )
             self.console.remark(str(error))
             line = {"status": "error", "films": films, "key": None, "error": error_as_dict(error)}
         if self.console.is_json:

@@ -272,7 +272,9 @@ def _asked_for(fit: Fit, fits: Sequence[Fit], device: Device) -> Fit:
     if not fit.is_possible:
         raise SettingsError(
             f"{fit.precision} is not offered on {device.title}.",
-            hint="bf16 needs compute capability 8.0 or newer; use fp16, int8 or nf4.",
+            hint="bf16 needs compute capability 8.0 or newer; use fp16, int8 or nf4."
+            if device.is_cuda
+            else "Half precision on the CPU is bf16.",
         )
     if not fit.fits:
         raise _out_of_memory(fits, device)
