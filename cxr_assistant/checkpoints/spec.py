@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from cxr_assistant.conversation import Conversation
-from cxr_assistant.errors import CheckpointError, SettingsError, UnknownCheckpoint, UnsupportedTask
+from cxr_assistant.errors import CheckpointError, SettingsError, UnknownCheckpoint
 from cxr_assistant.imaging.transforms import ImageSpec
 from cxr_assistant.settings import read_pins
 from cxr_assistant.study import Study, ViewPosition
@@ -131,15 +131,6 @@ class Checkpoint:
     def __reduce__(self) -> tuple[object, ...]:
         # A mapping proxy cannot be pickled; between processes the name is enough.
         return (get_checkpoint, (self.name,))
-
-    def wording(self, task: Task) -> TaskWording:
-        """The words of `task`; raises UnsupportedTask with the tasks that there are."""
-        if task not in self.tasks:
-            raise UnsupportedTask(
-                f"{self.title} was not trained for '{task}'; it offers: {', '.join(self.tasks)}.",
-                hint="Choose one of these tasks or another model.",
-            )
-        return self.tasks[task]
 
 
 class CheckpointModule(Protocol):

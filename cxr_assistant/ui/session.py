@@ -258,13 +258,6 @@ class Session:
                 conversation = conversation.ask(question).answer(answer, exchange.checkpoint)
         return conversation
 
-    @property
-    def conversation(self) -> Conversation:
-        """What the model is told: the answers it finished, then the question that is open."""
-        pending = self.open_exchange
-        told = self.conversation_for(pending.checkpoint if pending else self.checkpoint)
-        return told if pending is None else told.ask(pending.prompt)
-
     def with_last(self, item: Exchange | Comparison) -> Session:
         """The session with `item` in the place of its last one."""
         return replace(self, log=(*self.log[:-1], item))

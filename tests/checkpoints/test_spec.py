@@ -19,9 +19,8 @@ from cxr_assistant.checkpoints.spec import (
     get_checkpoint,
     list_checkpoints,
 )
-from cxr_assistant.errors import CheckpointError, UnknownCheckpoint, UnsupportedTask
+from cxr_assistant.errors import CheckpointError, UnknownCheckpoint
 from cxr_assistant.settings import PROJECT_ROOT
-from cxr_assistant.tasks import Task
 from tests.doubles import make_checkpoint
 
 MENU = list_checkpoints()
@@ -82,11 +81,6 @@ def test_a_revision_that_is_not_pinned_is_refused(revision: str) -> None:
 def test_a_hash_of_the_wrong_form_is_refused() -> None:
     with pytest.raises(CheckpointError, match="64 hexadecimal digits"):
         RemoteFile(repository="a/b", revision="0" * 40, path="x", sha256="abc")
-
-
-def test_a_task_that_was_not_trained_is_refused_with_those_that_were() -> None:
-    with pytest.raises(UnsupportedTask, match=r"LLaVA-Rad was not trained for 'view'; it offers: findings\."):
-        get_checkpoint("llava-rad").wording(Task.VIEW)
 
 
 # ------------------------------------------------------------------------------------------- the contract
