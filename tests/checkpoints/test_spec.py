@@ -21,6 +21,7 @@ from cxr_assistant.checkpoints.spec import (
 )
 from cxr_assistant.errors import CheckpointError, UnknownCheckpoint
 from cxr_assistant.settings import PROJECT_ROOT
+from cxr_assistant.tasks import Task
 from tests.doubles import make_checkpoint
 
 MENU = list_checkpoints()
@@ -81,6 +82,16 @@ def test_a_revision_that_is_not_pinned_is_refused(revision: str) -> None:
 def test_a_hash_of_the_wrong_form_is_refused() -> None:
     with pytest.raises(CheckpointError, match="64 hexadecimal digits"):
         RemoteFile(repository="a/b", revision="0" * 40, path="x", sha256="abc")
+
+
+def test_the_embedded_model_is_shown_films_and_asked_as_in_its_training() -> None:
+    from cxr_assistant.imaging.phantom import FINDINGS_PROMPT, VIEW_PROMPT
+    from cxr_assistant.training.recipe import EMBEDDED
+
+    embedded = get_checkpoint("embedded")
+    assert embedded.image == EMBEDDED.image_spec
+    prompts = (embedded.tasks[Task.FINDINGS].prompt, embedded.tasks[Task.VIEW].prompt)
+    assert prompts == (FINDINGS_PROMPT, VIEW_PROMPT)
 
 
 # ------------------------------------------------------------------------------------------- the contract
