@@ -8,6 +8,7 @@ thread that makes them: what `torch.compile` records is bound to a thread, and a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from cxr_assistant.models.kv_cache import KVCache
 from cxr_assistant.models.vlm import VisionLanguageModel
 
 __all__ = ["Decoded", "Decoder", "EagerDecoder", "GraphDecoder", "make_decoder"]
+
+_LOG = logging.getLogger(__name__)
 
 WARM_UPS = 3  # as in torch.cuda.make_graphed_callables: libraries choose kernels in the first runs
 
@@ -92,7 +95,13 @@ def make_decoder(model: VisionLanguageModel, kv_cache: KVCache) -> Decoder:
     prepare = getattr(model, "prepare_static", None)
     if model.device.type != "cuda" or prepare is None or not prepare(kv_cache.max_tokens):
         return EagerDecoder(model, kv_cache)
-    return GraphDecoder(model, kv_cache, _sizes(kv_cache.num_slots))
+    try:
+        return GraphDecoder(model, kv_cache, _sizes(kv_cache.num_slots))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # a layer that waits for the device, in a library's version unknown here
+        _LOG.warning("decode steps are not recorded, %s: %s", type(error).__name__, error)
+        return EagerDecoder(model, kv_cache)
 
 
 def _sizes(num_slots: int) -> list[int]:

@@ -27,6 +27,10 @@ NEVER = 20.0
 """Below the smallest logit: e**-20 of the least likely token."""
 
 
+WAITING_LAYERS = frozenset({"Linear8bitLt"})
+"""LLM.int8() counts outliers at each product and reads their number on the host."""
+
+
 class DecoderModel(VisionLanguageModel):
     """A `VisionLanguageModel` whose language side is a transformers decoder; `_image_embeds` is left open.
 
@@ -126,6 +130,8 @@ class DecoderModel(VisionLanguageModel):
     def prepare_static(self, max_tokens: int) -> bool:
         """Compute what `static_logits` reads; False where this model cannot be recorded."""
         if self._written is None or not self.is_written_out:
+            return False
+        if any(type(module).__name__ in WAITING_LAYERS for module in self.language_model.modules()):
             return False
         self._written.rotary.extend(max_tokens)
         return True

@@ -1,0 +1,85 @@
+"""Steps that cannot be recorded run plainly, and say the same; a real recording needs a GPU."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from cxr_assistant.engine import graph
+from cxr_assistant.engine.engine import Engine
+from cxr_assistant.engine.graph import EagerDecoder, GraphDecoder, make_decoder
+from cxr_assistant.engine.sampling import Token
+from cxr_assistant.generation import SamplingParams
+from tests.engine.families import build, make_prompt
+
+
+class OnAGpu:
+    """What `make_decoder` asks of a model, as if it lay on a GPU."""
+
+    device = torch.device("cuda")
+
+    def prepare_static(self, max_tokens: int) -> bool:
+        return max_tokens > 0
+
+
+CACHE: Any = SimpleNamespace(max_tokens=256, num_slots=4)
+
+
+@pytest.fixture
+def no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+
+
+def record_with(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> list[int]:
+    """Put a recorder in the place of CUDA's; the sizes that it was asked for."""
+    sizes: list[int] = []
+
+    def record(_model: Any, _kv_cache: Any, size: int, _pool: Any) -> None:
+        sizes.append(size)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(graph, "_record", record)
+    return sizes
+
+
+def test_every_size_is_recorded_the_largest_first(monkeypatch: pytest.MonkeyPatch, no_pool: None) -> None:
+    sizes = record_with(monkeypatch, None)
+    assert isinstance(make_decoder(OnAGpu(), CACHE), GraphDecoder)  # type: ignore[arg-type]
+    assert sizes == [4, 2, 1]
+
+
+def test_a_step_that_cannot_be_captured_runs_plainly(
+    monkeypatch: pytest.MonkeyPatch, no_pool: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    record_with(monkeypatch, RuntimeError("operation not permitted when stream is capturing"))
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(make_decoder(OnAGpu(), CACHE), EagerDecoder)  # type: ignore[arg-type]
+    assert "not recorded" in caplog.text
+
+
+def test_memory_that_runs_out_while_recording_is_not_hidden(
+    monkeypatch: pytest.MonkeyPatch, no_pool: None
+) -> None:
+    record_with(monkeypatch, torch.OutOfMemoryError("none left"))
+    with pytest.raises(torch.OutOfMemoryError):
+        make_decoder(OnAGpu(), CACHE)  # type: ignore[arg-type]
+
+
+def test_int8_is_not_recorded_and_answers_all_the_same(tmp_path: Path) -> None:
+    """bitsandbytes' own layers on the CPU: the step is the one that a GPU would run."""
+    pytest.importorskip("bitsandbytes")
+    model = build("embedded", tmp_path / "embedded", precision="int8")
+    assert model.is_written_out
+    assert not model.prepare_static(256)
+    steps = Engine().steps(model, make_prompt(model, (11, 12, 13)), SamplingParams(max_new_tokens=6))
+    assert sum(isinstance(step, Token) for step in steps) > 0
+
+
+def test_half_precision_is_recorded(tmp_path: Path) -> None:
+    assert build("embedded", tmp_path / "embedded", precision="bf16").prepare_static(256)
