@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cxr_assistant.engine.engine import Engine
+from cxr_assistant.engine.sampling import Token
 from cxr_assistant.generation import Completed, GenerationEvent, SamplingParams, TextDelta
 from cxr_assistant.models.llava import StockLlava, make_empty
 from cxr_assistant.models.vlm import Prompt
@@ -51,6 +52,8 @@ class Contender(Protocol):
     name: str
     remark: str
 
+    def token_ids(self, prompt: Prompt, num_tokens: int) -> list[int]: ...
+
     def answer(self, question: Question, num_tokens: int) -> Answered: ...
 
 
@@ -76,6 +79,13 @@ class _Transformers:
             pixels = torch.from_numpy(prompt.pixel_values.copy())
             given["pixel_values"] = pixels.to(self.model.device, self.model.dtype)
         return given
+
+    def token_ids(self, prompt: Prompt, num_tokens: int) -> list[int]:
+        """What is written, as ids; nothing is timed."""
+        output: list[int] = self.causal.generate(**self.inputs(prompt), **self.options(num_tokens))[
+            0
+        ].tolist()
+        return output[-num_tokens:]
 
     def options(self, num_tokens: int) -> dict[str, Any]:
         return {"do_sample": False, "min_new_tokens": num_tokens, "max_new_tokens": num_tokens}
@@ -140,12 +150,16 @@ class Library(_Transformers):
             return f"static cache; compiling failed: {type(error).__name__}"
         return f"static cache, decode step compiled in {perf_counter() - started:.0f} s"
 
+    def options(self, num_tokens: int) -> dict[str, Any]:
+        """With the cache, emptied."""
+        self.cache.reset()
+        config = getattr(self, "compile_config", None)
+        compiling = {"disable_compile": True} if config is None else {"compile_config": config}
+        return super().options(num_tokens) | {"past_key_values": self.cache} | compiling
+
     def answer(self, question: Question, num_tokens: int) -> Answered:
         watch = _Watch()
-        self.cache.reset()
-        options = self.options(num_tokens) | {"past_key_values": self.cache, "streamer": watch}
-        config = getattr(self, "compile_config", None)
-        options |= {"disable_compile": True} if config is None else {"compile_config": config}
+        options = self.options(num_tokens) | {"streamer": watch}
         started = perf_counter()
         given = self.inputs(question.prompt)
         output = self.causal.generate(**given, **options)[0].tolist()
@@ -165,6 +179,10 @@ class Ours:
         prompt, params = question.prompt, SamplingParams(max_new_tokens=num_tokens)
         public = prompt.digests if question.is_public else ()
         return self.engine.pulses(self.model, prompt, params, session=question.session, public=public)
+
+    def token_ids(self, prompt: Prompt, num_tokens: int) -> list[int]:
+        steps = self.engine.steps(self.model, prompt, SamplingParams(max_new_tokens=num_tokens))
+        return [step.token_id for step in steps if isinstance(step, Token)]
 
     def answer(self, question: Question, num_tokens: int) -> Answered:
         started = perf_counter()

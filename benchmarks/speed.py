@@ -40,21 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parse(arguments)
     if given.threads:
         torch.set_num_threads(given.threads)
-    subjects = _choose(given)
-    if given.device == "cuda" and not torch.cuda.is_available():
-        print("torch finds no CUDA device here, so the rows of a GPU are skipped.")
-        subjects = []
-    started = time.monotonic()
-    rows = [row for subject in subjects if (row := _row(subject, given.work)) is not None]
-    results = {
-        "benchmark": "speed",
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": _hardware(given.device),
-        "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
-        "seconds": round(time.monotonic() - started),
-        "rows": rows,
-        "targets": [asdict(v) for v in judge_speed(rows) if v.device == given.device],
-    }
+    results = joined([json.loads(path.read_text("utf-8")) for path in given.join or ()] or [_measured(given)])
     _write(results, given)
     if given.check:
         _show_targets(results)
@@ -63,12 +49,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One result of several runs on one machine, judged anew; a row that was measured twice counts last.
+
+    Raises ValueError when hardware or versions differ.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        for what in ("hardware", "versions"):
+            if part[what] != first[what]:
+                raise ValueError(f"Runs differ in {what}: {part[what]} and {first[what]}.")
+    rows = {row["name"]: row for part in parts for row in part["rows"]}
+    device = first["device"]
+    return {
+        **first,
+        "date": max(part["date"] for part in parts),
+        "seconds": sum(part["seconds"] for part in parts),
+        "rows": [rows[name] for name in SUBJECTS if name in rows],
+        "targets": [asdict(v) for v in judge_speed(rows.values()) if v.device == device],
+    }
+
+
+def _measured(given: argparse.Namespace) -> dict[str, Any]:
+    subjects = _choose(given)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        print("torch finds no CUDA device here, so the rows of a GPU are skipped.")
+        subjects = []
+    started = time.monotonic()
+    rows = [row for subject in subjects if (row := _row(subject, given.work)) is not None]
+    return {
+        "benchmark": "speed",
+        "device": given.device,
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": describe_hardware(given.device),
+        "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
+        "seconds": round(time.monotonic() - started),
+        "rows": rows,
+    }
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rows", nargs="+", choices=SUBJECTS, help="instead of all rows of the device")
+    parser.add_argument("--join", nargs="+", type=Path, help="measure nothing; join these result files")
     parser.add_argument("--repetitions", type=int, help="instead of each row's own number")
     parser.add_argument("--quick", action="store_true", help="a model of one megabyte, in seconds")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
@@ -107,7 +133,7 @@ def _row(subject: Subject, work: Path) -> dict[str, Any] | None:
             torch.cuda.empty_cache()
 
 
-def _hardware(device: str) -> dict[str, Any]:
+def describe_hardware(device: str) -> dict[str, Any]:
     """What a reader needs to compare, and nothing that names the machine."""
     info = _cpuinfo()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
@@ -133,7 +159,7 @@ def _cpuinfo() -> dict[str, str]:
 
 def _write(results: dict[str, Any], given: argparse.Namespace) -> None:
     out = given.out or (
-        None if given.quick or not results["rows"] else RESULTS / f"speed-{given.device}.json"
+        None if given.quick or not results["rows"] else RESULTS / f"speed-{results['device']}.json"
     )
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ from benchmarks.contenders import Answered, Contender, Demo, Library, Ours, Ques
 from benchmarks.crowd import measure_cancel, measure_streams
 from benchmarks.pairing import middle, paired_ratio
 from benchmarks.subjects import Subject, follow_up, make_prompt
+from benchmarks.ties import find_parting
 from cxr_assistant.models.vlm import Prompt
 
 __all__ = ["measure"]
@@ -50,7 +51,7 @@ def measure(subject: Subject, work_dir: Path, say: Callable[[str], None]) -> dic
     ours = Ours(model)
     room = len(first) + 2 * subject.num_tokens + 64
     contenders: list[Contender] = [Demo(model), Library(model, room, compiles=subject.compiles), ours]
-    _warm_up(contenders)
+    held_bytes = _warm_up(contenders, first, device)
     taken = _Taken(subject, model, contenders, device, say)
     for repetition in range(subject.num_repetitions):
         taken.repeat(repetition)
@@ -64,9 +65,10 @@ def measure(subject: Subject, work_dir: Path, say: Callable[[str], None]) -> dic
         "num_repetitions": subject.num_repetitions,
         "load_s": load_s if subject.checkpoint else None,
         "ceiling": _ceiling(work, rates, len(first), positions),
-        "contenders": {c.name: taken.figures(c, work, positions) for c in contenders},
+        "contenders": {c.name: taken.figures(c, work, positions, held_bytes[c.name]) for c in contenders},
         "ratios": taken.ratios(),
         "is_equal": taken.equality,
+        "partings": taken.partings,
     }
     row["streams"] = measure_streams(subject, model, ours, say)
     row["cancel_s"] = measure_cancel(model, ours, device)
@@ -125,6 +127,7 @@ class _Taken:
         self.times: dict[str, dict[str, list[float]]] = {c.name: {} for c in contenders}
         self.extra_bytes: dict[str, int] = {c.name: 0 for c in contenders}
         self.equality = {"contenders": True, "follow_up": True}
+        self.partings: list[dict[str, Any]] = []
 
     def repeat(self, repetition: int) -> None:
         """Everybody once on a new film, in an order that changes; then what only some can do."""
@@ -138,10 +141,22 @@ class _Taken:
             answered = self._ask(contender, asked, "new_image_s")
             self._note(contender, "token_s", answered.token_s)
             said[contender.name] = answered
-        self.equality["contenders"] &= len({answered.text for answered in said.values()}) == 1
+        if len({answered.text for answered in said.values()}) > 1:
+            self._note_partings(repetition, prompt)
         stranger = Question(prompt, f"another session {repetition}", is_public=True)
         self._ask(self.ours, stranger, "same_image_s", 1)
         self._follow_up(repetition, follow_up(self.model, prompt, said["ours"].text, SECOND_QUESTION))
+
+    def _note_partings(self, repetition: int, prompt: Prompt) -> None:
+        """Others may choose otherwise where the model is all but undecided, and nowhere else."""
+        num = self.subject.num_tokens
+        ours = self.ours.token_ids(prompt, num)
+        for contender in self.contenders:
+            parting = find_parting(self.model, prompt, ours, contender.token_ids(prompt, num))
+            if parting is not None:
+                self.say(f"{contender.name} goes another way at token {parting.token}: {parting.margin:.2g}")
+                self.partings.append({"way": contender.name, "repetition": repetition} | parting._asdict())
+                self.equality["contenders"] &= parting.is_tie
 
     def _follow_up(self, repetition: int, prompt: Prompt) -> None:
         """With what the session left behind, and as a stranger would ask it; the ids must be the same."""
@@ -177,7 +192,7 @@ class _Taken:
     def _read_rate(self, positions: int) -> float:
         return measure_read_bytes_per_s(self.subject.device, measure_work(self.model).token_bytes(positions))
 
-    def figures(self, contender: Contender, work: Work, positions: int) -> dict[str, Any]:
+    def figures(self, contender: Contender, work: Work, positions: int, held_bytes: int) -> dict[str, Any]:
         times = self.times[contender.name]
         token_s = times["token_s"]
         share = paired_ratio([work.token_bytes(positions) / s for s in token_s], self.read_rates)
@@ -187,7 +202,8 @@ class _Taken:
             **{column: middle(found) for column, found in times.items()},
             "tokens_per_s": 1.0 / (middle(token_s) or float("nan")),
             "share_of_ceiling": share._asdict() if share else None,
-            "memory_bytes": work.weight_bytes + self.extra_bytes[contender.name],
+            "held_bytes": held_bytes,
+            "memory_bytes": work.weight_bytes + held_bytes + self.extra_bytes[contender.name],
         }
 
     def ratios(self) -> dict[str, Any]:
@@ -207,10 +223,18 @@ class _Taken:
         return {name: ratio._asdict() if ratio else None for name, ratio in found.items()}
 
 
-def _warm_up(contenders: Sequence[Contender]) -> None:
-    """A few words without a film: what is made at the first call is not the first film's fault."""
+def _warm_up(contenders: Sequence[Contender], prompt: Prompt, device: torch.device) -> dict[str, int]:
+    """A few words without a film and with one: what a first call makes is not the first film's fault.
+
+    Returns the bytes that each keeps from it.
+    """
+    held = {}
     for contender in contenders:
-        contender.answer(Question(Prompt(tuple(range(5, 15)))), 3)
+        before = _taken_bytes(device)
+        for warming in (Prompt(tuple(range(5, 15))), prompt):
+            contender.answer(Question(warming), 3)
+        held[contender.name] = max(0, _taken_bytes(device) - before)
+    return held
 
 
 # ------------------------------------------------------------------------------------------ memory
@@ -244,6 +268,10 @@ def _watched_memory(device: torch.device) -> Iterator[_Memory]:
     finally:
         done.set()
         watcher.join()
+
+
+def _taken_bytes(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _anonymous_bytes()
 
 
 def _anonymous_bytes() -> int:

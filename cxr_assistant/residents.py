@@ -57,7 +57,8 @@ class Residents:
         """`on_leave` is told of a model that leaves, before the memory it took is counted on."""
         self._settings, self._on_leave = settings, on_leave
         self._present: list[Resident] = []  # the least recently used first
-        self._loading = Lock()  # one load at a time; never held across a yield
+        self._loading = Lock()  # one load at a time, in whatever thread
+        self._counting = Lock()  # who is there and how often lent: held for a moment, also while one loads
 
     def __iter__(self) -> Iterator[Resident]:
         return iter(tuple(self._present))
@@ -74,16 +75,30 @@ class Residents:
         """
         checkpoint = get_checkpoint(name)
         asked = _precision_of(checkpoint, precision or self._settings.precision)
+        found = self._lend_present(name, asked)
+        if found is not None:
+            return found, False
         with self._loading:
-            found = self._find(name, asked)
-            resident = found or self._load(checkpoint, asked)
-            self._present = [*(r for r in self._present if r is not resident), resident]
-            resident.num_lent += 1
-            return resident, found is None
+            found = self._lend_present(name, asked)  # another one may have loaded it meanwhile
+            if found is not None:
+                return found, False
+            resident = self._load(checkpoint, asked)
+            with self._counting:
+                resident.num_lent = 1
+                self._present = [*self._present, resident]
+            return resident, True
 
     def give_back(self, resident: Resident) -> None:
-        with self._loading:
+        with self._counting:
             resident.num_lent -= 1
+
+    def _lend_present(self, name: str, asked: str) -> Resident | None:
+        with self._counting:
+            found = self._find(name, asked)
+            if found is not None:
+                self._present = [*(r for r in self._present if r is not found), found]
+                found.num_lent += 1
+            return found
 
     def _find(self, name: str, asked: str) -> Resident | None:
         """The one in memory that will do. What a stranger wanted rounded is not handed to everybody."""
@@ -151,7 +166,11 @@ class Residents:
             _return_memory()
 
     def _let_go(self, resident: Resident) -> None:
-        self._present.remove(resident)
+        """Unless it was lent to somebody since it was found idle."""
+        with self._counting:
+            if resident.num_lent:
+                return
+            self._present = [r for r in self._present if r is not resident]
         if self._on_leave is not None:
             self._on_leave(resident.model)
 

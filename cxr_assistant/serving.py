@@ -6,11 +6,12 @@ user interface. torch is imported when a service is made, so that this module ca
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cxr_assistant.checkpoints.spec import get_checkpoint
+from cxr_assistant.engine.background import in_background
 from cxr_assistant.errors import CxrAssistantError
 from cxr_assistant.generation import (
     Completed,
@@ -19,6 +20,7 @@ from cxr_assistant.generation import (
     GenerationRequest,
     IsCancelled,
     Notice,
+    Queued,
     Usage,
 )
 from cxr_assistant.residents import LOWERED, Resident, Residents
@@ -96,27 +98,64 @@ class CheckpointService:
         if is_cancelled():
             yield Completed(FinishReason.CANCELLED, Usage())
             return
-        resident, is_new = self._residents.lend(request.checkpoint, request.precision)
+        lent = yield from self._lend(request, is_cancelled)
+        if lent is None:
+            yield Completed(FinishReason.CANCELLED, Usage())
+            return
+        resident, is_new = lent
         try:
             yield from _remarks(resident, request.precision, is_new=is_new)
             yield from self._answer(resident, request, is_cancelled)
         finally:
             self._residents.give_back(resident)
 
+    def _lend(
+        self, request: GenerationRequest, is_cancelled: IsCancelled
+    ) -> Generator[Queued, None, tuple[Resident, bool] | None]:
+        """A resident with its slots made, and whether it is new; others are answered while it loads."""
+
+        def lend() -> tuple[Resident, bool]:
+            resident, is_new = self._residents.lend(request.checkpoint, request.precision)
+            try:
+                self._engine.prepare(resident.model)
+            except BaseException:
+                self._residents.give_back(resident)
+                raise
+            return resident, is_new
+
+        return (yield from in_background(lend, lambda lent: self._residents.give_back(lent[0]), is_cancelled))
+
     def _answer(
         self, resident: Resident, request: GenerationRequest, is_cancelled: IsCancelled
     ) -> Iterator[GenerationEvent]:
-        prompt = _render(resident, request)
-        public = _public_digests(resident, request)
-        yield from _check_gate(resident, prompt, request.session or None, public)
+        def prepare() -> _Prepared:
+            prompt, public = _render(resident, request), _public_digests(resident, request)
+            return _Prepared(prompt, public, _check_gate(resident, prompt, request.session or None, public))
+
+        prepared = yield from in_background(prepare, lambda _: None)
+        assert prepared is not None  # the engine looks at the flag itself
+        yield from prepared.notices
         events = self._engine.pulses(
-            resident.model, prompt, request.params, is_cancelled, session=request.session, public=public
+            resident.model,
+            prepared.prompt,
+            request.params,
+            is_cancelled,
+            session=request.session,
+            public=prepared.public,
         )
         interpret = getattr(resident.module, "interpret", None)
         if interpret is not None:
             events = interpret(events, request.study, request.task)
         for event in events:
-            yield _signed(event, resident, prompt)
+            yield _signed(event, resident, prepared.prompt)
+
+
+class _Prepared(NamedTuple):
+    """What the engine is asked, and what the person is told beforehand."""
+
+    prompt: Prompt
+    public: frozenset[str]
+    notices: tuple[Notice, ...]
 
 
 def _remarks(resident: Resident, asked: str | None, *, is_new: bool) -> Iterator[Notice]:
@@ -161,8 +200,8 @@ def _films(study: Study | None) -> tuple[Radiograph, ...]:
 
 def _check_gate(
     resident: Resident, prompt: Prompt, session: str | None, public: Collection[str]
-) -> Iterator[Notice]:
-    """Raise ForeignImage for a film that is no phantom; say so where a folder cannot tell.
+) -> tuple[Notice, ...]:
+    """Raise ForeignImage for a film that is no phantom; what to say where a folder cannot tell.
 
     The gate runs the tower, so a film that it let in is not held up at the visitor's next question.
     """
@@ -172,11 +211,12 @@ def _check_gate(
             resident.gate.check(resident.model, prompt.pixel_values)
             _admit(resident.admitted, [(owner, digest) for owner, digest in films if owner is not None])
     elif resident.checkpoint.phantoms_only:
-        yield Notice(
+        text = (
             f"This copy of the {resident.checkpoint.title} cannot tell a phantom from the film of a person; "
-            "what it says of a person means nothing.",
-            code="no-gate",
+            "what it says of a person means nothing."
         )
+        return (Notice(text, code="no-gate"),)
+    return ()
 
 
 def _admit(admitted: set[tuple[str, str]], films: Iterable[tuple[str, str]]) -> None:

@@ -8,9 +8,12 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,7 @@ from cxr_assistant.generation import (
     FinishReason,
     GenerationRequest,
     Grounding,
+    Queued,
     SamplingParams,
     TextDelta,
     collect,
@@ -128,6 +132,59 @@ def test_a_cancelled_request_loads_nothing(settings: Settings) -> None:
     assert isinstance(only, Completed)
     assert only.finish_reason is FinishReason.CANCELLED
     assert service.resident == ()
+
+
+def test_an_answer_goes_on_while_the_prompt_of_another_is_prepared(
+    service: CheckpointService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_render = Event()
+
+    def render_slowly(*arguments: Any) -> Any:
+        assert may_render.wait(20)
+        return embedded.render(*arguments)
+
+    running = service.generate(request_for(), lambda: False)
+    assert any(isinstance(event, TextDelta) for event in running)  # its prompt is ready
+    monkeypatch.setattr(only_resident(service), "module", SimpleNamespace(render=render_slowly))
+    other = service.generate(request_for("Which view is this?"), lambda: False)
+    assert [next(other) for _ in range(20)] == [Queued(0)] * 20
+    assert isinstance(list(running)[-1], Completed)
+    assert next(other) == Queued(0)
+    may_render.set()
+    assert collect(other).text
+
+
+def test_a_model_that_is_there_is_lent_while_another_loads(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present = residents.Residents(settings)
+    there, _ = present.lend("embedded")
+    is_loading, may_end = Event(), Event()
+
+    def load_slowly(*_: Any) -> Resident:
+        is_loading.set()
+        assert may_end.wait(20)
+        return replace(there, precision="another")
+
+    monkeypatch.setattr(residents.Residents, "_load", load_slowly)
+    with ThreadPoolExecutor(1) as person:
+        other = person.submit(present.lend, "llava-rad")
+        assert is_loading.wait(20)
+        assert present.lend("embedded") == (there, False)
+        present.give_back(there)
+        may_end.set()
+        assert other.result(20)[1]
+
+
+def test_a_model_that_was_lent_meanwhile_does_not_leave(settings: Settings) -> None:
+    gone: list[Any] = []
+    present = residents.Residents(settings, on_leave=gone.append)
+    there, _ = present.lend("embedded")
+    present._let_go(there)
+    assert (present.names, gone) == (("embedded",), [])
+    present.give_back(there)
+    present._let_go(there)
+    assert (present.names, gone) == ((), [there.model])
 
 
 def test_a_foreign_film_is_not_reported_on(

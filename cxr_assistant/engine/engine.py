@@ -157,6 +157,9 @@ class Engine:
             scheduler.withdraw(stream)
 
     def _scheduler_of(self, model: VisionLanguageModel) -> Scheduler:
+        made = self._schedulers.get(model)
+        if made is not None:
+            return made  # without waiting for another model's, whose steps may be being recorded
         with self._making:
             if model not in self._schedulers:
                 self._schedulers[model] = Scheduler(model, self._limits)

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from cxr_assistant.engine.background import in_background
 from cxr_assistant.errors import CxrAssistantError
 from cxr_assistant.generation import GenerationEvent, GenerationRequest, Queued
 
@@ -149,12 +150,11 @@ class _Loop:
             events = self.service.generate(message.request, lambda: self._is_cancelled(key))
             self.active[key] = _Answer(events)
             return
-        replies: list[Reply] = []
-        try:
-            self.service.load(message.checkpoint)
-        except CxrAssistantError as error:
-            replies.append(Failed(key, error))
-        self.connection.send([*replies, self._end(key)])
+        self.active[key] = _Answer(self._loading(message.checkpoint))
+
+    def _loading(self, checkpoint: str) -> Iterator[GenerationEvent]:
+        """An answer without a word; those that run go on meanwhile."""
+        yield from in_background(lambda: self.service.load(checkpoint), lambda _: None)
 
     def _advance_all(self) -> None:
         """One pull for every answer, in the order in which they came.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,19 @@ def packed_copy(module: nn.Module) -> nn.Module:
         for name, layer in owner.named_children():
             if type(layer) is nn.Linear:
                 setattr(owner, name, _PackedLinear(layer))
+            elif type(layer) is nn.Conv2d and _cuts_patches(layer):
+                setattr(owner, name, _PackedPatches(layer))
     return copied
+
+
+def _cuts_patches(layer: nn.Conv2d) -> bool:
+    """True for a convolution whose windows neither overlap nor leave anything out."""
+    return (
+        layer.kernel_size == layer.stride
+        and layer.padding in ((0, 0), "valid")
+        and layer.dilation == (1, 1)
+        and layer.groups == 1
+    )
 
 
 class _PackedLinear(nn.Module):
@@ -68,6 +81,26 @@ class _PackedLinear(nn.Module):
         return self._product(hidden.reshape(-1, hidden.shape[-1])).view(*hidden.shape[:-1], -1)
 
 
+class _PackedPatches(nn.Module):
+    """The patch embedding of a tower, (N, C, S, S) -> (N, V, S/k, S/k), as one packed product."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self._sides = layer.weight, layer.kernel_size  # towers ask for the weight's type
+        with torch.device("meta"):
+            rows = nn.Linear(layer.weight[0].numel(), layer.out_channels, bias=False)
+        rows.weight, rows.bias = nn.Parameter(layer.weight.detach().flatten(1), False), layer.bias
+        self._product = PackedProduct([rows])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        tall, wide = self._sides
+        rows, columns = pixels.shape[2] // tall, pixels.shape[3] // wide
+        pixels = pixels[:, :, : rows * tall, : columns * wide]
+        patches = pixels.unflatten(3, (columns, wide)).unflatten(2, (rows, tall)).permute(0, 2, 4, 1, 3, 5)
+        found = self._product(patches.reshape(-1, patches[0, 0, 0].numel()))
+        return found.view(len(pixels), rows, columns, -1).permute(0, 3, 1, 2)
+
+
 class PackedProduct:
     """Linear layers of one input, their outputs side by side: (n, D) -> (n, E); packed at the first call.
 
@@ -76,14 +109,14 @@ class PackedProduct:
 
     def __init__(self, layers: Sequence[nn.Linear], plain: Callable[[Tensor], Tensor] | None = None) -> None:
         self._layers = layers
-        self._plain = plain or self._side_by_side
+        self._plain = plain or _side_by_side(layers)
         self._is_large = sum(layer.weight.numel() for layer in layers) >= LARGE
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
         self._bias = torch.cat(biases) if len(biases) == len(layers) else None
         self._packed: Tensor | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        if not self._is_large and len(hidden) < FEW_ROWS:
+        if not self._is_large and hidden.shape[0] < FEW_ROWS:
             return self._plain(hidden)
         if self._packed is None:
             weight = torch.cat([layer.weight.detach() for layer in self._layers])
@@ -93,9 +126,12 @@ class PackedProduct:
         )
         return product
 
-    def _side_by_side(self, hidden: Tensor) -> Tensor:
-        outputs = [functional.linear(hidden, layer.weight, layer.bias) for layer in self._layers]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+
+def _side_by_side(layers: Sequence[nn.Linear]) -> Callable[[Tensor], Tensor]:
+    products = [partial(functional.linear, weight=layer.weight, bias=layer.bias) for layer in layers]
+    if len(products) == 1:
+        return products[0]
+    return lambda hidden: torch.cat([product(hidden) for product in products], dim=-1)
 
 
 def _is_packable(dtype: torch.dtype) -> bool:

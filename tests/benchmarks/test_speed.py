@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from benchmarks import driving, gpu
 from benchmarks.ceiling import Rates, Work, measure_work
 from benchmarks.contenders import Demo, Library, Ours, Question
 from benchmarks.pairing import middle, paired_ratio
-from benchmarks.speed import main
+from benchmarks.speed import joined, main
 from benchmarks.speed_table import speed_table
 from benchmarks.subjects import SUBJECTS, follow_up, make_prompt
+from benchmarks.ties import find_parting
 from benchmarks.verdicts import SPEED_TARGETS, judge_speed
 
 NUM_TOKENS = 6
@@ -88,6 +92,31 @@ def test_three_ways_say_the_same_on_the_same_weights(tiny: Any) -> None:
     assert {answer.num_rest for answer in answers} == {NUM_TOKENS - 1}
 
 
+def test_two_answers_part_where_they_first_differ(tiny: Any) -> None:
+    prompt = make_prompt(tiny, 1)
+    ids = Ours(tiny).token_ids(prompt, NUM_TOKENS)
+    assert find_parting(tiny, prompt, ids, ids) is None
+    parting = find_parting(tiny, prompt, ids, [*ids[:2], ids[2] + 1, *ids[3:]])
+    assert parting is not None and parting.token == 2
+    scores = tiny.score(replace(prompt, token_ids=(*prompt.token_ids, *ids[:2])), *_read(tiny, prompt))[-1]
+    best, second = scores.topk(2).values.tolist()
+    assert parting.margin == pytest.approx(best - second)
+
+
+def test_ids_are_told_alike_by_every_way(tiny: Any) -> None:
+    prompt = make_prompt(tiny, 1)
+    room = len(prompt) + NUM_TOKENS
+    told = [
+        way.token_ids(prompt, NUM_TOKENS)
+        for way in (Demo(tiny), Library(tiny, room, compiles=False), Ours(tiny))
+    ]
+    assert told[0] == told[1] == told[2]
+
+
+def _read(model: Any, prompt: Any) -> tuple[Any, Any]:
+    return model.encode(prompt.pixel_values), model.new_cache(len(prompt) + NUM_TOKENS)
+
+
 def test_a_demo_that_fails_says_so_instead_of_waiting_for_ever(tiny: Any) -> None:
     with pytest.raises(ValueError, match="max_new_tokens"):
         Demo(tiny).answer(Question(make_prompt(tiny, 1)), 0)
@@ -152,3 +181,51 @@ def _good_row(name: str) -> dict[str, Any]:
         ],
         "cancel_s": 0.01,
     }
+
+
+def test_runs_of_one_machine_are_joined_and_judged_anew(results: dict[str, Any], tmp_path: Path) -> None:
+    other = results | {"rows": [results["rows"][0] | {"name": "embedded"}], "seconds": 5}
+    paths = [tmp_path / "first.json", tmp_path / "second.json"]
+    for path, run in zip(paths, (results, other), strict=True):
+        path.write_text(json.dumps(run), "utf-8")
+    out = tmp_path / "joined.json"
+    assert main(["--join", *map(str, paths), "--out", str(out)]) == 0
+    found = json.loads(out.read_text("utf-8"))
+    assert [row["name"] for row in found["rows"]] == ["tiny", "embedded"]
+    assert found["seconds"] == results["seconds"] + 5
+    assert any(target["is_met"] is not None for target in found["targets"])
+
+
+def test_runs_of_two_machines_are_not_joined(results: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="differ in hardware"):
+        joined([results, results | {"hardware": {"title": "another"}}])
+
+
+def test_every_way_to_drive_the_engine_serves_every_reader(capsys: pytest.CaptureFixture[str]) -> None:
+    assert driving.main(["--quick", "--rounds", "2", "--readers", "1", "3", "--tokens", "4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["readers"] for row in found["rows"]] == [1, 3]
+    assert all(len(row["seconds"]) == 3 for row in found["rows"])
+
+
+def test_one_command_takes_the_rows_of_a_gpu_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        commands.append(command[1:])
+        row = command[command.index("--rows") + 1] if "--rows" in command else None
+        if row is not None and row != "llava-rad-int8":  # that one ends badly, and writes nothing
+            Path(command[command.index("--out") + 1]).write_text("{}", "utf-8")
+        return SimpleNamespace(returncode=int(row == "llava-rad-int8"))
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    assert gpu.main(["--work", str(tmp_path)]) == 1
+    tests, *rows, join = commands
+    assert "tests/checkpoints/test_gpu.py" in tests and not any("tests/ui" in part for part in tests)
+    assert [row[row.index("--rows") + 1] for row in rows] == [
+        f"{name}-{precision}" for name in ("llava-rad", "chexagent") for precision in ("bf16", "int8", "nf4")
+    ]
+    assert sum(part.endswith(".json") for part in join) == 5 + 1  # what was measured, and where it goes
+    assert "failed: llava-rad-int8" in capsys.readouterr().out

@@ -44,6 +44,8 @@ class ObedientService:
     def load(self, checkpoint: str) -> None:
         if checkpoint == "absent":
             raise MissingWeights("absent is not on this computer yet.", hint="Fetch it.")
+        if checkpoint.startswith("until "):  # that file is there
+            wait_for(Path(checkpoint.removeprefix("until ")))
         self._resident = (*self._resident, checkpoint)
 
     def forget(self, session: str) -> None:
@@ -103,6 +105,10 @@ def make_broken() -> ObedientService:
 
 def make_slowly(flag: str) -> ObedientService:
     """Waits until a file appears, as an import of torch does."""
-    while not Path(flag).exists():
-        time.sleep(0.01)
+    wait_for(Path(flag))
     return ObedientService()
+
+
+def wait_for(flag: Path) -> None:
+    while not flag.exists():
+        time.sleep(0.01)

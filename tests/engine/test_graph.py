@@ -12,7 +12,7 @@ import torch
 
 from cxr_assistant.engine import graph
 from cxr_assistant.engine.engine import Engine
-from cxr_assistant.engine.graph import EagerDecoder, GraphDecoder, make_decoder
+from cxr_assistant.engine.graph import LIGHT, EagerDecoder, GraphDecoder, make_decoder
 from cxr_assistant.engine.sampling import Token
 from cxr_assistant.generation import SamplingParams
 from tests.engine.families import build, make_prompt
@@ -83,3 +83,25 @@ def test_int8_is_not_recorded_and_answers_all_the_same(tmp_path: Path) -> None:
 
 def test_half_precision_is_recorded(tmp_path: Path) -> None:
     assert build("embedded", tmp_path / "embedded", precision="bf16").prepare_static(256)
+
+
+@pytest.mark.parametrize(("num_rows", "num_threads"), [(1, 1), (3, 2)], ids=["light", "heavy"])
+def test_a_light_step_is_taken_by_one_thread(num_rows: int, num_threads: int) -> None:
+    """As many threads as before when it is done, also when it fails."""
+    seen: list[int] = []
+
+    class Watched:
+        device, num_decoder_weights = torch.device("cpu"), LIGHT // 2
+
+        def decode(self, *_: Any) -> torch.Tensor:
+            seen.append(torch.get_num_threads())
+            raise MemoryError
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(MemoryError):
+            EagerDecoder(Watched(), CACHE).step([5] * num_rows, list(range(num_rows)))  # type: ignore[arg-type]
+        assert (seen, torch.get_num_threads()) == ([num_threads], 2)
+    finally:
+        torch.set_num_threads(before)

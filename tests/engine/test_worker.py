@@ -127,6 +127,18 @@ def test_a_load_that_fails_says_why(any_worker: Worker) -> None:
         any_worker.load("absent")
 
 
+def test_others_are_answered_while_a_model_is_loaded(process_worker: ProcessWorker, tmp_path: Path) -> None:
+    flag = tmp_path / "loaded"
+    with ThreadPoolExecutor(1) as person:
+        loading = person.submit(process_worker.load, f"until {flag}")
+        try:
+            assert len(collect(process_worker.submit(request("count 5"))).text.split()) == 5
+            assert not loading.done()
+        finally:
+            flag.touch()
+        loading.result(PATIENCE_S)
+
+
 def test_a_forgotten_session_reaches_the_service(any_worker: Worker) -> None:
     before = int(collect(any_worker.submit(request("forgotten"))).text)
     any_worker.forget("a visitor")

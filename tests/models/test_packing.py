@@ -67,3 +67,18 @@ def test_a_few_rows_of_a_small_matrix_are_multiplied_as_they_are_told_to() -> No
     product = PackedProduct([layer], lambda hidden: torch.full((len(hidden), 1), 7.0))
     assert product(torch.zeros(1, SMALL[1])).tolist() == [[7.0]]
     assert product(torch.zeros(FEW_ROWS, SMALL[1])).shape == (FEW_ROWS, SMALL[0])
+
+
+@pytest.mark.parametrize("side", [56, 60], ids=["whole", "with-a-rest"])
+@torch.inference_mode()
+def test_patches_are_cut_as_a_convolution_cuts_them(side: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Conv2d(3, 24, kernel_size=14, stride=14)).requires_grad_(False)
+    pixels = torch.linspace(-1, 1, 2 * 3 * side * side).view(2, 3, side, side).sin()
+    torch.testing.assert_close(packed_copy(module)(pixels), module(pixels), atol=1e-5, rtol=1e-5)
+
+
+def test_a_convolution_whose_windows_overlap_stays_one() -> None:
+    copied = packed_copy(nn.Sequential(nn.Conv2d(3, 8, kernel_size=3, stride=2)))
+    assert type(copied[0]) is nn.Conv2d  # type: ignore[index]
