@@ -138,7 +138,7 @@ def _encode_flops(model: Any) -> float:
     blocks = _num_weights(tower.encoder) * share * 2.0 * patches
     attention = 4.0 * patches**2 * vision.hidden_size * num_needed
     pixels = 2.0 * patches * vision.num_channels * vision.patch_size**2 * vision.hidden_size
-    return blocks + attention + pixels + 2.0 * num_tokens * _num_weights(model.projector)
+    return float(blocks + attention + pixels + 2.0 * num_tokens * _num_weights(model.projector))
 
 
 def _num_weights(module: nn.Module) -> int:

@@ -109,7 +109,7 @@ def _make_tiny(subject: Subject, _work: Path) -> Any:
         model = load_llava(
             Path(folder), embedded.CHECKPOINT.image, device=subject.device, precision=subject.precision
         )
-    model.processor = replace(model.processor, tokenizer=_Words(model.config.text_config.vocab_size))  # type: ignore[arg-type]
+    model.processor = replace(model.processor, tokenizer=_Words(model.config.text_config.vocab_size))
     return model
 
 

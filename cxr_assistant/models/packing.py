@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,7 @@ class _PackedPatches(nn.Module):
         super().__init__()
         self.weight, self._sides = layer.weight, layer.kernel_size  # towers ask for the weight's type
         with torch.device("meta"):
-            rows = nn.Linear(layer.weight[0].numel(), layer.out_channels, bias=False)
+            rows: Any = nn.Linear(layer.weight[0].numel(), layer.out_channels, bias=False)
         rows.weight, rows.bias = nn.Parameter(layer.weight.detach().flatten(1), False), layer.bias
         self._product = PackedProduct([rows])
 
@@ -96,7 +97,7 @@ class _PackedPatches(nn.Module):
         tall, wide = self._sides
         rows, columns = pixels.shape[2] // tall, pixels.shape[3] // wide
         pixels = pixels[:, :, : rows * tall, : columns * wide]
-        patches = pixels.unflatten(3, (columns, wide)).unflatten(2, (rows, tall)).permute(0, 2, 4, 1, 3, 5)
+        patches = pixels.reshape(*pixels.shape[:2], rows, tall, columns, wide).permute(0, 2, 4, 1, 3, 5)
         found = self._product(patches.reshape(-1, patches[0, 0, 0].numel()))
         return found.view(len(pixels), rows, columns, -1).permute(0, 3, 1, 2)
 

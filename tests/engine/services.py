@@ -46,6 +46,7 @@ class ObedientService:
             raise MissingWeights("absent is not on this computer yet.", hint="Fetch it.")
         if checkpoint.startswith("until "):  # that file is there
             wait_for(Path(checkpoint.removeprefix("until ")))
+            return
         self._resident = (*self._resident, checkpoint)
 
     def forget(self, session: str) -> None:
