@@ -88,7 +88,7 @@ def _tasks(checkpoint: Checkpoint, session: Session) -> list[dict[str, Any]]:
         for task, wording in checkpoint.tasks.items()
         if task is not Task.QUESTION and (has_prior or not wording.needs_prior)
     ]
-    return [*offered, *_in_steps(checkpoint)]
+    return [*offered, *_in_steps(checkpoint), *_further(checkpoint)]
 
 
 def _task(task: Task, wording: TaskWording, session: Session) -> dict[str, Any]:
@@ -119,6 +119,30 @@ def _in_steps(checkpoint: Checkpoint) -> list[dict[str, Any]]:
             "in_steps": True,
         }
     ]
+
+
+def _further(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """One button for the requests of the training that have none of their own; each opens in the composer."""
+    wording = checkpoint.tasks.get(Task.QUESTION)
+    if wording is None or not wording.templates:
+        return []
+    forms = [{"title": _title_of(name), "prompt": prompt} for name, prompt in wording.templates]
+    return [
+        {
+            "task": Task.QUESTION.value,
+            "title": "Other requests",
+            "prompt": ", ".join(form["title"] for form in forms),
+            "hint": "",
+            "needs_text": True,
+            "choices": [],
+            "forms": forms,
+        }
+    ]
+
+
+def _title_of(name: str) -> str:
+    """The authors' name of a request as words on a button."""
+    return name.replace("_", " ").capitalize()
 
 
 def _filled(task: Task, wording: TaskWording, session: Session) -> str:

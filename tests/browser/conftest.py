@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,12 +16,13 @@ from typing import Any
 import pytest
 
 from tests.conftest import PROJECT_ROOT
-from tests.ui.doubles import BENCH, ScriptedAssistant, ScriptedWorker, on_a_loop
+from tests.ui.doubles import BENCH, UNFETCHED, ScriptedAssistant, ScriptedWorker, on_a_loop
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 DESKTOP = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
+MODEL = PROJECT_ROOT / "weights" / "embedded" / "model.safetensors"
 OPENING_MS = 60_000  # the first page of a run waits for the server and for the browser to warm up
 
 
@@ -39,11 +44,36 @@ def server(worker: ScriptedWorker) -> Iterator[str]:
     from cxr_assistant.settings import read_settings
     from cxr_assistant.ui.app import build_app, launch
 
-    blocks = on_a_loop(lambda: build_app(ScriptedAssistant(worker, menu=BENCH), read_settings({})))
+    assistant = ScriptedAssistant(worker, menu=(*BENCH, UNFETCHED))
+    blocks = on_a_loop(lambda: build_app(assistant, read_settings({})))
     settings = read_settings({"CXR_PORT": str(_free_port())})
     on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, quiet=True))
     yield str(blocks.local_url)
     blocks.close()
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """`python app.py`, in a process of its own, ready to answer."""
+    port = _free_port()
+    environ = {**os.environ, "CXR_PORT": str(port), "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen([sys.executable, "app.py"], cwd=PROJECT_ROOT, env=environ) as app:
+        url = f"http://127.0.0.1:{port}/"
+        _wait_until_up(url, app)
+        yield url
+        app.terminate()
+
+
+def _wait_until_up(url: str, app: subprocess.Popen[bytes], patience_s: float = 120.0) -> None:
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline and app.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    pytest.fail("python app.py did not answer.")
 
 
 @pytest.fixture(scope="session")
@@ -117,8 +147,9 @@ def page(open_page: OpenPage) -> Any:
 
 @pytest.fixture
 def screenshot(tmp_path: Path) -> Callable[[Any, str], None]:
-    """Takes a picture of a page; into docs/screenshots when CXR_WRITE_SCREENSHOTS is set."""
-    folder = PROJECT_ROOT / "docs" / "screenshots" if os.environ.get("CXR_WRITE_SCREENSHOTS") else tmp_path
+    """Takes a picture of a page to look at, into the folder CXR_LOOK_AT; those of docs/ are made by
+    test_screenshots.py alone."""
+    folder = Path(os.environ.get("CXR_LOOK_AT") or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
     return lambda page, name: page.screenshot(path=folder / f"{name}.png") and None
 

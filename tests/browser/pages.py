@@ -7,10 +7,25 @@ from typing import Any
 FILE_INPUT = "#room > input[type=file]"
 
 
-def demonstrate(page: Any) -> None:
-    """One click on the demonstration, until the truth stands beside the draft."""
+def start_anew(page: Any) -> None:
+    """An empty room; the model that was chosen stays."""
     if page.locator("[data-do=new]:visible").count():
         page.click("[data-do=new]")
+        page.wait_for_selector(".empty-room h2:visible")
+
+
+def choose(page: Any, name: str, title: str) -> None:
+    """Another model from the menu; nothing is done where it is the chosen one."""
+    if title in page.inner_text(".model-menu summary"):
+        return
+    page.click(".model-menu summary")
+    page.click(f"#menu [data-model={name}]")
+    page.wait_for_selector(f".model-menu summary:has-text('{title}')")
+
+
+def demonstrate(page: Any) -> None:
+    """One click on the demonstration, until the truth stands beside the draft."""
+    start_anew(page)
     page.click("[data-do=demonstrate]")
     page.wait_for_selector(".truth")
     film_is_shown(page)

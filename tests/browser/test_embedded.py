@@ -7,10 +7,7 @@ model looks at the film, and that two visitors with two films get two answers.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,38 +22,12 @@ from cxr_assistant.imaging.phantom import (
     make_phantom,
 )
 from cxr_assistant.study import ViewPosition
-from tests.browser.conftest import DESKTOP, PHONE, OpenPage, _free_port, opener
+from tests.browser.conftest import DESKTOP, MODEL, PHONE, OpenPage, opener
 from tests.browser.pages import answered, ask, demonstrate, film_is_shown, last_answer, upload
-from tests.conftest import PROJECT_ROOT
 from tests.imaging.builders import dicom
 
-MODEL = PROJECT_ROOT / "weights" / "embedded" / "model.safetensors"
 pytestmark = pytest.mark.skipif(not MODEL.exists(), reason="weights/embedded holds no model")
 FIRST_TOKEN_S = 2.0  # on two cores that do nothing else
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """`python app.py`, in a process of its own, ready to answer."""
-    port = _free_port()
-    environ = {**os.environ, "CXR_PORT": str(port), "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen([sys.executable, "app.py"], cwd=PROJECT_ROOT, env=environ) as app:
-        url = f"http://127.0.0.1:{port}/"
-        _wait_until_up(url, app)
-        yield url
-        app.terminate()
-
-
-def _wait_until_up(url: str, app: subprocess.Popen[bytes], patience_s: float = 120.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline and app.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return
-    pytest.fail("python app.py did not answer.")
 
 
 @pytest.fixture
@@ -65,14 +36,13 @@ def open_door(browser: Any, address: str) -> Iterator[OpenPage]:
         yield opened
 
 
-def test_one_click_ends_in_a_draft_of_the_real_model(open_door: OpenPage, screenshot: Any) -> None:
+def test_one_click_ends_in_a_draft_of_the_real_model(open_door: OpenPage) -> None:
     page = open_door(DESKTOP)
     demonstrate(page)
     answered(page)
     assert "view" in last_answer(page) or "radiograph" in last_answer(page)
     ask(page, "Which view is this?")
     assert "PA" in last_answer(page)
-    screenshot(page, "reading-room-1440")
 
 
 def test_the_first_token_is_on_screen_within_two_seconds(open_door: OpenPage) -> None:
@@ -108,13 +78,12 @@ def test_a_foreign_film_is_declined_and_the_room_goes_on(open_door: OpenPage) ->
     assert last_answer(page)
 
 
-def test_the_real_draft_fits_a_phone(open_door: OpenPage, screenshot: Any) -> None:
+def test_the_real_draft_fits_a_phone(open_door: OpenPage) -> None:
     page = open_door(PHONE)
     demonstrate(page)
     answered(page)
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE["width"]
-    screenshot(page, "reading-room-390")
 
 
 def test_two_visitors_with_two_films_get_two_answers(open_door: OpenPage) -> None:

@@ -16,7 +16,7 @@ from benchmarks.dragging import LIMIT_MS, drag, film_png
 from cxr_assistant.imaging.phantom import FindingKind, FindingRequest, make_phantom
 from cxr_assistant.report import BoundingBox
 from tests.browser.conftest import opener
-from tests.browser.pages import film_is_shown, upload, viewbox
+from tests.browser.pages import film_is_shown, start_anew, upload, viewbox
 from tests.imaging.builders import dicom
 
 SHOW_BOX = "box => document.dispatchEvent(new CustomEvent('cxr-show-box', {detail: {box, label: 'here'}}))"
@@ -33,9 +33,7 @@ def hang(room: Any) -> Callable[..., Any]:
     """Hangs one film, given as a file, in an empty room."""
 
     def hung(content: bytes) -> Any:
-        if room.locator("[data-do=new]:visible").count():
-            room.click("[data-do=new]")
-            room.wait_for_selector(".empty-room h2:visible")
+        start_anew(room)
         upload(room, content)
         film_is_shown(room)
         return room

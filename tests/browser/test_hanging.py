@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.browser.conftest import PHONE, opener
-from tests.browser.pages import FILE_INPUT, answered, ask, film_is_shown, upload, viewbox
+from tests.browser.pages import FILE_INPUT, answered, ask, film_is_shown, start_anew, upload, viewbox
 from tests.imaging.builders import dicom, thorax
 from tests.ui.doubles import ScriptedWorker, png_bytes
 
@@ -27,9 +27,7 @@ def room(browser: Any, server: str) -> Iterator[Any]:
 def page(room: Any, worker: ScriptedWorker) -> Any:
     """An empty room."""
     worker.word_delay_s = 0.012
-    if room.locator("[data-do=new]:visible").count():
-        room.click("[data-do=new]")
-        room.wait_for_selector(".empty-room h2:visible")
+    start_anew(room)
     return room
 
 

@@ -1,21 +1,50 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.browser.conftest import PHONE, OpenPage
-from tests.browser.pages import answered, ask, demonstrate, film_is_shown, last_answer, upload
+import pytest
+
+from tests.browser.conftest import PHONE, OpenPage, opener
+from tests.browser.pages import (
+    answered,
+    ask,
+    choose,
+    demonstrate,
+    film_is_shown,
+    last_answer,
+    start_anew,
+    upload,
+)
 from tests.ui.doubles import ScriptedWorker, png_bytes
+
+
+@pytest.fixture(scope="module")
+def room(browser: Any, server: str) -> Iterator[Any]:
+    with opener(browser, server) as open_page:
+        yield open_page()
+
+
+@pytest.fixture
+def page(room: Any, worker: ScriptedWorker) -> Any:
+    """An empty room, and the embedded model: one page for the whole file."""
+    worker.word_delay_s, worker.prefill_delay_s = 0.012, 0.0
+    start_anew(room)
+    choose(room, "embedded", "Embedded model")
+    return room
 
 
 def test_a_file_without_extension_is_read_and_its_name_never_leaves_the_browser(page: Any) -> None:
     sent: list[bytes] = []
-    page.on(
-        "request",
-        lambda request: sent.append(request.post_data_buffer or b"") if "upload" in request.url else None,
-    )
+
+    def heard(request: Any) -> None:
+        if "upload" in request.url:
+            sent.append(request.post_data_buffer or b"")
+
+    page.on("request", heard)
     upload(page, png_bytes(), name="SMITH^JOHN")
     film_is_shown(page)
+    page.remove_listener("request", heard)
     assert sent and all(b"SMITH" not in body for body in sent)
     assert "260 × 300" in page.inner_text(".hud-facts")
 

@@ -140,6 +140,30 @@ def test_boxes_are_drawn_over_the_film_and_never_into_it(film: Any) -> None:
     assert yellow() == 0
 
 
+def test_the_names_of_boxes_do_not_cover_each_other(film: Any) -> None:
+    """The truth and what the model marked lie on each other, as they should: both names can be read."""
+    plates = film.evaluate(
+        """async () => { const pane = document.querySelector('#viewer [data-state]').viewbox.pane(0);
+             const [truth] = pane.boxes, near = { ...truth, by: 'model', label: 'left pleural effusion' };
+             const known = pane.boxes;
+             pane.boxes = [truth, near, { ...near, label: 'fluid' }, { ...near, y_max: 0.99, label: 'base' }];
+             pane.showsBoxes = true; pane.redraw();
+             await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+             const seen = pane.plates, size = pane.size();
+             pane.boxes = known; pane.showsBoxes = false; pane.redraw();
+             return seen.map(p => ({ ...p, isInside: p.left >= 0 && p.top >= 0
+               && p.left + p.length <= size.width && p.top + 18 <= size.height })); }"""
+    )
+    assert len(plates) == 4 and plates[0]["text"].startswith("Truth: ")
+    assert all(plate["isInside"] for plate in plates)
+    for n, one in enumerate(plates):
+        for other in plates[n + 1 :]:
+            apart = (
+                one["left"] + one["length"] <= other["left"] or other["left"] + other["length"] <= one["left"]
+            )
+            assert apart or abs(one["top"] - other["top"]) >= 18
+
+
 def test_a_length_is_given_in_millimetres(film: Any) -> None:
     film.keyboard.press("m")
     x, y = middle(film)

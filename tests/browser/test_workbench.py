@@ -11,6 +11,7 @@ from tests.browser.conftest import PHONE, OpenPage, opener
 from tests.browser.pages import (
     answered,
     ask,
+    choose,
     demonstrate,
     film_is_shown,
     last_answer,
@@ -38,12 +39,6 @@ def study(desk: Any, worker: ScriptedWorker) -> Any:
     demonstrate(desk)
     desk.select_option("[name=rival]", "")
     return desk
-
-
-def choose(page: Any, name: str, title: str) -> None:
-    page.click(".model-menu summary")
-    page.click(f"#menu [data-model={name}]")
-    page.wait_for_selector(f".model-menu summary:has-text('{title}')")
 
 
 def test_settings_reach_the_model_and_stand_under_the_answer(study: Any, worker: ScriptedWorker) -> None:
@@ -125,6 +120,21 @@ def test_a_report_is_written_in_steps_that_can_be_seen_coming(
     assert study.locator(".step.is-done").count() == 5
     assert "PA view, as the file states." in study.inner_text(".step .measured")
     screenshot(study, "steps-1440")
+
+
+def test_a_request_without_a_button_is_found_among_the_others_and_filled_in(
+    study: Any, worker: ScriptedWorker
+) -> None:
+    choose(study, "chexagent", "CheXagent")
+    study.click(".task:has-text('Other requests') button")
+    assert study.evaluate("document.activeElement.textContent") == "Binary disease classification"
+    study.keyboard.press("Enter")
+    study.press("textarea[name=prompt]", "Enter")  # the gap is still open: nothing is sent, it is selected
+    study.keyboard.type("pneumothorax")
+    study.keyboard.press("Enter")
+    study.wait_for_function("document.querySelectorAll('[data-testid=user]').length === 2")
+    answered(study)
+    assert questions(study)[-1] == "Does this chest X-ray contain a pneumothorax?"
 
 
 def test_a_follow_up_is_asked_with_one_press(study: Any) -> None:

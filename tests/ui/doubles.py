@@ -343,7 +343,13 @@ VERSATILE = replace(
         ),
         Task.IMPRESSION: TaskWording(prompt="Conclude: {text}", needs_text=True),
         Task.QUESTION: TaskWording(
-            prompt="{text}", needs_text=True, follow_ups={"presence": ("Does it contain {a_noun}?",)}
+            prompt="{text}",
+            needs_text=True,
+            follow_ups={"presence": ("Does it contain {a_noun}?",)},
+            templates=(
+                ("binary_disease_classification", "Does this chest X-ray contain a {text}?"),
+                ("demo_view", "Determine the view of this CXR"),
+            ),
         ),
         Task.VIEW: TaskWording(prompt="Determine the view of this CXR"),
         Task.GROUNDING: TaskWording(prompt="Please locate: {text}", hint="a phrase", needs_text=True),
@@ -353,3 +359,4 @@ VERSATILE = replace(
     num_parameters=3_140_000_000,
 )
 BENCH = (EMBEDDED, PUBLISHED, VERSATILE)
+UNFETCHED = replace(PUBLISHED, name="cxr-llava", title="CXR-LLaVA", repository="ECOFRI/CXR-LLAVA-v2")

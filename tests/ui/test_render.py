@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from cxr_assistant.checkpoints.spec import TaskWording
+from cxr_assistant.checkpoints.spec import Checkpoint, TaskWording, list_checkpoints
 from cxr_assistant.generation import Completed, FinishReason, Grounding, Notice, Queued, TextDelta, Usage
 from cxr_assistant.report import BoundingBox
 from cxr_assistant.tasks import Task
@@ -108,6 +108,17 @@ def test_task_buttons_carry_the_exact_words_of_the_checkpoint(session: Session) 
         "view": "What is the view of this radiograph?",
         "steps": "View and quality, Findings",
     }
+
+
+@pytest.mark.parametrize("checkpoint", list_checkpoints(), ids=lambda c: c.name)
+def test_every_request_of_a_models_training_can_be_reached(session: Session, checkpoint: Checkpoint) -> None:
+    """With a prior: each declared task has a button or is typed, each further form is a choice."""
+    prior = session.with_film(make_radiograph(1)).with_prior(make_radiograph(1).digest)
+    offered = transcript.chat_view(prior, checkpoint, [], frozenset())["tasks"]
+    named = {entry["task"] for entry in offered if "forms" not in entry} - {"steps"}
+    assert named == set(checkpoint.tasks) - {Task.QUESTION}
+    forms = {form["prompt"] for entry in offered for form in entry.get("forms", ())}
+    assert forms == {form for wording in checkpoint.tasks.values() for _, form in wording.templates}
 
 
 def test_a_comparison_is_offered_only_with_a_prior(session: Session) -> None:

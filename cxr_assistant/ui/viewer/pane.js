@@ -7,7 +7,7 @@ const presetLook = (p, invert) => ({ center: p.center, width: p.width, shape: p.
 class Pane {
   film = null; boxes = []; pixels = null; levels = null; picture = null;
   look = null; place = freshPlace(); rulers = [];
-  showsBoxes = false; seesModel = false; highlight = null;
+  showsBoxes = false; seesModel = false; highlight = null; plates = [];
 
   constructor(stage) {
     this.stage = stage;
@@ -88,7 +88,8 @@ class Pane {
     context.translate(-film.width / 2, -film.height / 2);
     if (this.seesModel) this.drawAsSeen(ratio); else this.drawFilm(ratio);
     context.restore();
-    if (this.showsBoxes) this.boxes.forEach((box) => this.drawBox(box));
+    this.plates = [];
+    if (this.showsBoxes) { this.boxes.forEach((box) => this.drawBox(box)); this.inOrder().forEach((box) => this.labelBox(box)); }
     this.rulers.forEach((ruler) => this.drawRuler(ruler));
     this.writeHud();
   }
@@ -153,23 +154,43 @@ class Pane {
     context.strokeStyle = this.ink("--overlay-model"); context.lineWidth = 1.5 * line; context.setLineDash([6 * line, 4 * line]);
     context.strokeRect(x, y, width, height);
   }
-  drawBox(box) {
-    const { context, film } = this;
+  // On the stage, as it is seen now: turned, flipped and zoomed.
+  frameOf(box) {
+    const { film } = this;
     const a = this.toStage(box.x_min * film.width, box.y_min * film.height), b = this.toStage(box.x_max * film.width, box.y_max * film.height);
-    const x = Math.min(a.x, b.x), y = Math.min(a.y, b.y), w = Math.abs(a.x - b.x), h = Math.abs(a.y - b.y);
-    const isLit = this.highlight === box, color = this.ink(box.by === "truth" ? "--overlay-truth" : "--overlay-model");
+    return { x: Math.min(a.x, b.x), y: Math.min(a.y, b.y), w: Math.abs(a.x - b.x), h: Math.abs(a.y - b.y) };
+  }
+  inkOf(box) { return this.ink(box.by === "truth" ? "--overlay-truth" : "--overlay-model"); }
+  drawBox(box) {
+    const { context } = this, { x, y, w, h } = this.frameOf(box), isLit = this.highlight === box, color = this.inkOf(box);
     context.save();
     if (this.highlight && !isLit) context.globalAlpha = 0.4;
+    if (box.by === "truth") context.setLineDash([7, 4]);  // not told by its colour alone
     context.lineWidth = isLit ? 3 : 1.5; context.strokeStyle = color; context.strokeRect(x, y, w, h);
-    if (isLit) { context.globalAlpha = 0.1; context.fillStyle = color; context.fillRect(x, y, w, h); context.globalAlpha = 1; }
-    if (box.label) this.drawLabel(box.label, x, y, color);
+    if (isLit) { context.globalAlpha = 0.1; context.fillStyle = color; context.fillRect(x, y, w, h); }
     context.restore();
   }
-  drawLabel(text, x, y, color) {
-    const { context } = this;
+  // The lit box is named first, so that its name stands where it belongs.
+  inOrder() { return [...this.boxes].sort((a, b) => (b === this.highlight) - (a === this.highlight)); }
+  labelBox(box) {
+    if (!box.label) return;
+    const { x, y, h } = this.frameOf(box);
+    this.context.save();
+    if (this.highlight && this.highlight !== box) this.context.globalAlpha = 0.4;
+    this.drawLabel(this.nameOf(box), x, [y - 20, y + h + 2, y + 2, y + h - 20], this.inkOf(box));
+    this.context.restore();
+  }
+  nameOf(box) { return (box.by === "truth" ? "Truth: " : "") + (box.label || "unnamed"); }
+  // A plate with words at the first of `tops` where it covers no other and leaves no pane, else at the next free line.
+  drawLabel(text, x, tops, color) {
+    const { context } = this, { width, height } = this.size(), line = 20;
     context.font = "600 12px system-ui, sans-serif";
-    const length = context.measureText(text).width + 10, top = y > 22 ? y - 20 : y + 2;
-    const left = Math.max(0, Math.min(x, this.size().width - length));
+    const length = context.measureText(text).width + 10, left = Math.max(0, Math.min(x, width - length));
+    const fits = (top) => top >= 2 && top + line <= height;
+    const isFree = (top) => this.plates.every((p) => left + length < p.left || p.left + p.length < left || top + line <= p.top || p.top + line <= top);
+    const below = Array.from({ length: 12 }, (_, i) => Math.max(2, tops[0]) + (i + 1) * line);
+    const top = [...tops, ...below].find((y) => fits(y) && isFree(y)) ?? Math.max(2, Math.min(tops[0], height - line));
+    this.plates.push({ left, top, length, text });
     context.fillStyle = this.ink("--overlay-plate"); context.fillRect(left, top, length, 18);
     context.fillStyle = color; context.fillText(text, left + 5, top + 13);
   }
@@ -178,7 +199,7 @@ class Pane {
     context.lineWidth = 1.5; context.strokeStyle = context.fillStyle = color;
     context.beginPath(); context.moveTo(a.x, a.y); context.lineTo(b.x, b.y); context.stroke();
     for (const end of [a, b]) { context.beginPath(); context.arc(end.x, end.y, 3, 0, 7); context.fill(); }
-    this.drawLabel(this.lengthInWords(ruler), b.x + 6, Math.max(a.y, b.y) + 30, color);  // under the line, never on it
+    this.drawLabel(this.lengthInWords(ruler), b.x + 6, [Math.max(a.y, b.y) + 10], color);  // under the line, never on it
   }
   lengthInWords(ruler) {
     const dx = ruler.b.x - ruler.a.x, dy = ruler.b.y - ruler.a.y, { spacing } = this.film;
@@ -203,7 +224,7 @@ class Pane {
     const { film, look, place, boxes } = this, moved = look.moved ? "changed by hand" : look.name;
     const turned = (look.invert ? ", inverted" : "") + (place.flip ? ", flipped" : "") + (place.quarter ? ", rotated by " + place.quarter * 90 + " degrees" : "");
     const seen = this.seesModel ? " Shown as " + film.model.title + " sees it: " + film.model.words + "." : "";
-    const drawn = this.showsBoxes ? boxes.map((box) => " Box: " + (box.label || "unnamed") + ", " + this.whereInWords(box) + ".").join("") : "";
+    const drawn = this.showsBoxes ? boxes.map((box) => " Box: " + this.nameOf(box) + ", " + this.whereInWords(box) + ".").join("") : "";
     const lengths = this.rulers.map((ruler) => " Length: " + this.lengthInWords(ruler) + ".").join("");
     return film.title + ". " + film.description + " Window " + moved + ", zoom " + Math.round(this.zoom() * 100) + " percent" + turned + "." + seen + drawn + lengths;
   }

@@ -11,6 +11,7 @@ function run(kind, data) {
 }
 function send(name, prompt) {
   if (isBusy || !prompt.trim() || box.disabled) return;
+  if (box.value === prompt && selectGap()) return;  // something is still to be put in
   sketch(prompt.trim());
   run("send", { task: name, prompt: prompt.trim() });
   box.value = ""; setTask("question"); grow();

@@ -1,6 +1,7 @@
 // Tasks: one press sends the exact words, "Edit" lets them be changed first.
 
 const taskBar = find(".tasks"), picked = find(".picked"), choices = find(".text-choices"), box = find("textarea");
+const GAP = "{text}";
 let task = "question";
 
 function writeTasks(tasks, ready) {
@@ -22,23 +23,32 @@ function chipOf(entry, ready) {
   go.disabled = change.disabled = !ready;
   go.onclick = () => (entry.in_steps ? sendSteps(entry) : entry.needs_text ? compose(entry) : send(entry.task, entry.prompt));
   change.onclick = () => compose(entry);
-  chip.append(go, ...(entry.in_steps ? [] : [change]));
+  chip.append(go, ...(entry.in_steps || entry.forms ? [] : [change]));
   return chip;
 }
 function compose(entry) {
   setTask(entry.task, entry.title);
   offerChoices(entry);
-  box.value = entry.prompt;
-  grow(); box.focus();
-  const gap = entry.prompt.indexOf("{text}");
-  if (gap >= 0) box.setSelectionRange(gap, gap + 6); else box.setSelectionRange(box.value.length, box.value.length);
+  if (entry.forms) choices.firstChild.focus(); else fill(entry.prompt);
 }
-// What may stand in the place of {text}, where the model was trained on a list of it.
+// Words in the composer, and what is still to be put in selected, so that typing replaces it.
+function fill(words) {
+  box.value = words;
+  grow(); box.focus();
+  if (!selectGap()) box.setSelectionRange(words.length, words.length);
+}
+function selectGap() {
+  const gap = box.value.indexOf(GAP);
+  if (gap >= 0) { box.focus(); box.setSelectionRange(gap, gap + GAP.length); }
+  return gap >= 0;
+}
+// What may stand in the place of {text}, where the model was trained on a list of it; or whole requests.
 function offerChoices(entry) {
-  choices.replaceChildren(...(entry.choices ?? []).map((choice) => {
+  const offers = entry.forms ?? (entry.choices ?? []).map((choice) => ({ title: choice, prompt: entry.prompt.replace(GAP, () => choice) }));
+  choices.replaceChildren(...offers.map((offer) => {
     const button = document.createElement("button");
-    button.type = "button"; button.textContent = choice;
-    button.onclick = () => { box.value = entry.prompt.replace("{text}", () => choice); grow(); box.focus(); };
+    button.type = "button"; button.textContent = offer.title; button.title = offer.prompt;
+    button.onclick = () => fill(offer.prompt);
     return button;
   }));
 }
