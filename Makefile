@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: check format test
+.PHONY: check format test screenshots
 
 check:
 	$(PYTHON) -m ruff format --check .
@@ -13,3 +13,6 @@ format:
 
 test:
 	$(PYTHON) -m pytest
+
+screenshots:  # every picture of docs/screenshots, of the real app
+	CXR_WRITE_SCREENSHOTS=1 $(PYTHON) -m pytest -m slow tests/browser/test_screenshots.py

@@ -1,4 +1,5 @@
-"""The ear in front of Gradio (ui/web/stream.js): no answer is told on a stream that nobody reads any more."""
+"""The ear in front of Gradio (ui/web/stream.js): no answer is told on a stream that nobody reads any more, and a
+page whose connection is cut off goes on with its study when it is back."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 from cxr_assistant.ui.viewer import read_asset
+from tests.browser.pages import ask, demonstrate, last_answer
+from tests.ui.doubles import ScriptedWorker
 
 # A server of which a test says what comes when: `say` writes on the stream, `join` answers a question.
 SERVER = """() => {
@@ -70,6 +73,27 @@ def test_a_reply_that_crosses_the_end_of_the_stream_waits_for_gradio_to_close_it
     assert replied(ear)
 
 
-def test_a_stream_that_is_cut_off_holds_nothing_up(ear: Any) -> None:
-    ear.evaluate("() => { join(); writer.close(); }")
+def test_of_a_stream_that_is_cut_off_gradio_hears_that_what_was_open_has_failed(ear: Any) -> None:
+    ear.evaluate("""() => { join(); say('{"msg":"process_starts","event_id":"c3","eta":1}'); }""")
+    ear.evaluate("writer.error(new TypeError('network'))")
     ear.wait_for_function("replied")
+    *_, failed, closed, _ = ear.evaluate("read.join('')").split("\n\n")
+    assert '"msg":"process_completed","event_id":"c3","success":false' in failed
+    assert '"msg":"close_stream"' in closed
+
+
+def test_a_page_that_was_offline_in_the_middle_of_an_answer_goes_on(page: Any, worker: ScriptedWorker) -> None:
+    demonstrate(page)
+    page.evaluate("window.isOld = true")
+    worker.word_delay_s = 0.05
+    ask(page, "a long story", wait=False)
+    page.wait_for_selector(".caret")
+    page.context.set_offline(True)
+    page.wait_for_selector(".connection[data-kind=lost]")
+    page.wait_for_timeout(500)
+    page.context.set_offline(False)
+    page.wait_for_selector(".connection[data-kind=back]")
+    worker.word_delay_s = 0.0
+    ask(page, "Heart?")
+    assert "Heart?" in last_answer(page)
+    assert page.evaluate("window.isOld") and page.locator(".truth").count()

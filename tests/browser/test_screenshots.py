@@ -1,6 +1,6 @@
 """The pictures of docs/screenshots, of the real app with its own model and computed patients alone.
 
-`CXR_WRITE_SCREENSHOTS=1 python -m pytest tests/browser/test_screenshots.py -m slow` writes all of them anew;
+`make screenshots` writes all of them anew (CXR_WRITE_SCREENSHOTS=1);
 without it they go nowhere, and what is shown is still checked: nothing is wider than the page.
 """
 

@@ -1,12 +1,14 @@
-// Keeps Gradio's page from losing an answer. The server ends its stream of messages when nothing is pending; a
-// question that is sent in that very moment is taken by the page to be told on the stream that is just ending,
-// and nobody listens to its answer. So the reply to a question is handed on only when the running stream has
-// spoken of it, or is over and Gradio knows so: then it opens the next one. Costs no time, since Gradio can do
-// nothing with the reply before the first message.
+// Keeps Gradio's page from losing an answer, or itself. Two things go wrong in its stream of messages:
+// The server ends the stream when nothing is pending; a question that is sent in that very moment is taken by the
+// page to be told on the stream that is just ending, and nobody listens to its answer. So the reply to a question
+// is handed on only when the running stream has spoken of it, or is over and Gradio knows so: then it opens the
+// next one. This costs no time, since Gradio can do nothing with the reply before the first message.
+// And where the stream is cut off, Gradio gives the page up and loads it anew, without its study. So it is told
+// instead that what was pending has failed, and that the stream was closed; the page says that it is offline.
 (() => {
   const PATIENCE_MS = 3000, KEPT = 256;
-  const native = window.fetch.bind(window);
-  const spokenOf = new Set(), waiting = new Set();
+  const native = window.fetch.bind(window), bytes = new TextEncoder();
+  const spokenOf = new Set(), open = new Set(), waiting = new Set();
   let stream = null;  // the newest one: { isOver }
 
   const isSettled = (id) => !stream || stream.isOver || spokenOf.has(id);
@@ -19,32 +21,54 @@
       look();
     });
   }
-  async function listen(body) {
-    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-    for (let rest = "", part = await reader.read(); !part.done; part = await reader.read()) {
-      const text = rest + part.value;
-      for (const [, id] of text.matchAll(/"event_id":"(\w+)"/g)) spokenOf.add(id);
-      for (const id of spokenOf) { if (spokenOf.size <= KEPT) break; spokenOf.delete(id); }
-      rest = text.slice(-80);
-      look();
+  function hear(text) {
+    for (const [, kind, id] of text.matchAll(/"msg":"(\w+)","event_id":"(\w+)"/g)) {
+      spokenOf.add(id);
+      if (kind === "process_completed") open.delete(id); else open.add(id);
     }
+    for (const id of spokenOf) { if (spokenOf.size <= KEPT) break; spokenOf.delete(id); }
+    look();
+  }
+  function lastWords() {
+    const failed = [...open].map((id) => ({ msg: "process_completed", event_id: id, success: false, output: { error: "cut off", visible: false } }));
+    open.clear();
+    return [...failed, { msg: "close_stream", event_id: null }].map((words) => bytes.encode("data: " + JSON.stringify(words) + "\n\n"));
+  }
+  async function pass(body, out, signal) {
+    const reader = body.getReader(), decoder = new TextDecoder();
+    let rest = "";
+    try {
+      for (let part = await reader.read(); !part.done; part = await reader.read()) {
+        out.enqueue(part.value);
+        rest = rest.slice(-100) + decoder.decode(part.value, { stream: true });
+        hear(rest);
+      }
+    } catch { /* cut off, or ended by Gradio */ }
+    if (signal.aborted) return;
+    if (!rest.includes('"msg":"close_stream"')) lastWords().forEach((words) => out.enqueue(words));
+    out.close();
   }
   async function opened(request) {
     const mine = stream = { isOver: false }, end = () => { mine.isOver = true; look(); };
     request.signal.addEventListener("abort", end);  // so Gradio closes its side, once it was told that this is the end
     try {
-      const response = await native(request), [forGradio, forUs] = response.body.tee();
-      listen(forUs).catch(() => {}).finally(() => setTimeout(end, 100));  // cut off: nobody was told
-      return new Response(forGradio, response);
-    } catch (error) { end(); throw error; }
+      const response = await native(request);
+      if (!response.ok) { end(); return response; }
+      return new Response(new ReadableStream({ start: (out) => { pass(response.body, out, request.signal).catch(() => {}).finally(() => setTimeout(end, 100)); } }), response);
+    } catch {
+      return new Response(new ReadableStream({ start: (out) => { lastWords().forEach((words) => out.enqueue(words)); out.close(); setTimeout(end, 100); } }));
+    }
   }
-  window.fetch = async (input, options) => {
-    const address = String(input?.url ?? input);
-    if (address.includes("/queue/data?")) return opened(new Request(input, options));
-    const response = await native(input, options);
-    if (!address.includes("/queue/join")) return response;
+  async function asked(input, options) {
+    let response;
+    try { response = await native(input, options); } catch { return Response.json({ detail: "offline" }, { status: 504 }); }
     const reply = await response.clone().json().catch(() => null);
     if (reply?.event_id) await settled(reply.event_id);
     return response;
+  }
+  window.fetch = (input, options) => {
+    const address = String(input?.url ?? input);
+    if (address.includes("/queue/data?")) return opened(new Request(input, options));
+    return address.includes("/queue/join") ? asked(input, options) : native(input, options);
   };
 })();
