@@ -90,7 +90,7 @@ def fates(page: Any, worker: ScriptedWorker) -> None:
 def streaming(page: Any, worker: ScriptedWorker) -> None:
     demonstrate(page)
     answered(page)
-    worker.word_delay_s = 0.05
+    worker.word_delay_s = 0.3
     ask(page, "a long story", wait=False)
     page.wait_for_selector(".caret")
 

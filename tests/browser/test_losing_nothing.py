@@ -1,5 +1,7 @@
-"""The ear in front of Gradio (ui/web/stream.js): no answer is told on a stream that nobody reads any more, and a
-page whose connection is cut off goes on with its study when it is back."""
+"""The ear in front of Gradio (ui/web/stream.js): no answer is told on a stream that nobody reads any more.
+
+A page whose connection is cut off goes on with its study when it is back.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,7 @@ def test_of_a_stream_that_is_cut_off_gradio_hears_that_what_was_open_has_failed(
     assert '"msg":"close_stream"' in closed
 
 
-def test_a_page_that_was_offline_in_the_middle_of_an_answer_goes_on(page: Any, worker: ScriptedWorker) -> None:
+def test_a_page_that_was_offline_during_an_answer_goes_on(page: Any, worker: ScriptedWorker) -> None:
     demonstrate(page)
     page.evaluate("window.isOld = true")
     worker.word_delay_s = 0.05
