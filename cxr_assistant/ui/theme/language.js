@@ -27,7 +27,12 @@ function say(text) {
     const found = tidy.match(pattern);
     if (found) { let n = 0; return said.replace(/\{\}/g, () => say(found[++n]) ?? found[n]); }
   }
-  return null;
+  return sayParts(tidy, " · ") ?? sayParts(tidy, ", ");
+}
+// A row of facts is said fact by fact; what is in no catalogue stays.
+function sayParts(text, gap) {
+  const parts = text.split(gap), said = parts.length > 1 ? parts.map(say) : [];
+  return said.some((part) => part !== null) ? parts.map((part, n) => said[n] ?? part).join(gap) : null;
 }
 function isTheirs(element) {
   if (!element || element.closest(THEIRS)) return true;

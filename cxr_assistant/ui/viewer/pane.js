@@ -166,7 +166,9 @@ class Pane {
     context.save();
     if (this.highlight && !isLit) context.globalAlpha = 0.4;
     if (box.by === "truth") context.setLineDash([7, 4]);  // not told by its colour alone
-    context.lineWidth = isLit ? 3 : 1.5; context.strokeStyle = color; context.strokeRect(x, y, w, h);
+    const stroke = (width, ink) => { context.lineWidth = width; context.strokeStyle = ink; context.strokeRect(x, y, w, h); };
+    stroke(isLit ? 6 : 4, this.ink("--overlay-halo"));  // on a bright film, too
+    stroke(isLit ? 3 : 2, color);
     if (isLit) { context.globalAlpha = 0.1; context.fillStyle = color; context.fillRect(x, y, w, h); }
     context.restore();
   }

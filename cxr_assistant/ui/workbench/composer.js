@@ -96,7 +96,7 @@ function writeRivals(rivals) {
   if (rival.source === source) return;
   rival.source = source;
   const chosen = rival.value;
-  rival.replaceChildren(new Option("no other model", ""), ...rivals.map((other) => new Option(other.title, other.name)));
+  rival.replaceChildren(new Option("nobody", ""), ...rivals.map((other) => new Option(other.title, other.name)));
   rival.value = rivals.some((other) => other.name === chosen) ? chosen : "";
   rival.disabled = !rivals.length;
   rival.title = rivals.length ? "" : "No other model is on this computer yet";

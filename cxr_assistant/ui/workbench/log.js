@@ -82,6 +82,8 @@ log.addEventListener("click", (event) => {
   act[data.act]?.();
 });
 
+log.addEventListener("toggle", (event) => { if (event.target.open) event.target.scrollIntoView({ block: "nearest" }); }, true);  // a record that was opened is seen
+
 // --- boxes: the viewer draws them --------------------------------------------------------------------
 function showBoxes() { document.dispatchEvent(new CustomEvent("cxr-boxes")); }
 function showBox(button, article) {
