@@ -53,14 +53,14 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
             )
             menu = panel(
                 room.menu_view(empty),
-                html_template=read_asset("menu.html"),
-                js_on_load=read_asset("menu.js"),
+                html_template=read_asset("panels/menu.html"),
+                js_on_load=read_asset("panels/menu.js"),
                 elem_id="menu",
             )
             fetch = panel(
                 room.fetch_view(None),
-                html_template=read_asset("fetch.html"),
-                js_on_load=read_asset("fetch.js"),
+                html_template=read_asset("panels/fetch.html"),
+                js_on_load=read_asset("panels/fetch.js"),
                 elem_id="fetch",
             )
             viewer = panel(
@@ -71,12 +71,12 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
             )
             strip = panel(
                 room.strip_view(empty, Hanging(), ""),
-                html_template=read_asset("study.html"),
-                js_on_load=read_asset("study.js"),
+                html_template=read_asset("panels/study.html"),
+                js_on_load=read_asset("panels/study.js"),
                 elem_id="study",
             )
             form = render.synthetic_form(assistant.phantom_menu())
-            synthetic = panel(form, elem_id="synthetic", js_on_load=read_asset("synthetic.js"))
+            synthetic = panel(form, elem_id="synthetic", js_on_load=read_asset("panels/synthetic.js"))
             chat = panel(
                 room.chat_view(empty),
                 html_template=read_asset("workbench/chat.html"),

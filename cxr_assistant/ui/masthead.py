@@ -17,7 +17,7 @@ __all__ = ["masthead", "masthead_script", "page_head"]
 SCRIPTS = ("theme/early.js", "web/stream.js")
 STYLES = (
     "theme/palette.css",
-    "style.css",
+    "theme/style.css",
     "viewer/viewer.css",
     "workbench/workbench.css",
     "theme/masthead.css",

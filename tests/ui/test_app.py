@@ -62,11 +62,11 @@ def test_templates_hold_nothing_that_gradio_would_run(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "style.css",
+        "theme/style.css",
         "workbench/chat.html",
         "workbench/composer.js",
         "workbench/connection.js",
-        "study.js",
+        "panels/study.js",
         "viewer/viewer.html",
         "viewer/viewer.js",
     ],
