@@ -15,7 +15,7 @@ _HERE = Path(__file__).parent
 
 @cache
 def read_asset(name: str) -> str:
-    """The text of a file beside the user interface's modules, such as `theme/style.css` or `viewer/viewer.js`."""
+    """The text of a file of the user interface, such as `theme/style.css` or `viewer/viewer.js`."""
     return (_HERE.parent / name).read_text(encoding="utf-8")
 
 
