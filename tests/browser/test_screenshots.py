@@ -124,5 +124,6 @@ def test_two_films(open_door: OpenPage, album: Album, size: str, scheme: str) ->
     page.wait_for_function("document.querySelectorAll('.thumb').length === 2")
     film_is_shown(page)
     page.wait_for_function("[...document.images].every((picture) => picture.complete)")
+    page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(200)
     album(page, f"two-films-german-{size}-{scheme}")
