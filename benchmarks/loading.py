@@ -5,8 +5,9 @@ folder and needs as much room again. Writes benchmarks/results/loading-NAME.json
 --device cuda); the last line of the output is the same object. Steps that are not run keep the figures that
 the file holds. Limits judged: conversion needs at most its largest shard + 2 GiB of anonymous memory; loading
 takes at most 1.3x the time of reading the same bytes from a cold page cache, and at most weights + 1 GiB of
-anonymous memory. The step `precisions` loads and answers in every precision that fits the device, and records
-the memory that each takes: of the GPU, or anonymous memory on the CPU.
+anonymous memory. The step `make` writes random weights into PUBLISHED_DIR where it is empty. The step
+`precisions` loads and answers in every precision that fits the device, and records the memory that each
+takes: of the GPU, or anonymous memory on the CPU.
 """
 
 from __future__ import annotations
@@ -67,6 +68,12 @@ def main() -> int:
 # -------------------------------------------------------------------- steps, each of one or several phases
 
 
+def _make(given: argparse.Namespace) -> dict[str, Any]:
+    if not given.published.is_dir() or not any(given.published.iterdir()):
+        _phase("make", given)
+    return {}
+
+
 def _convert_anew(given: argparse.Namespace) -> dict[str, Any]:
     shutil.rmtree(given.work / "converted", ignore_errors=True)
     return {"conversion": _phase("convert", given) | _largest_shard(given.published)}
@@ -92,12 +99,22 @@ def _every_precision(given: argparse.Namespace) -> dict[str, Any]:
     for fit in list_fits(Footprint.estimate(get_checkpoint(given.name).num_parameters), device):
         if given.only and fit.precision not in given.only:
             continue
-        answer = _phase("answer", given, f"--precision={fit.precision}") if fit.fits else {}
-        found[fit.precision] = {"needed_bytes": fit.needed_bytes, "fits": fit.fits, **answer}
+        found[fit.precision] = {"needed_bytes": fit.needed_bytes, "fits": fit.fits}
+        if fit.fits:
+            found[fit.precision] |= _answer_or_failure(given, f"--precision={fit.precision}")
     return {"precisions": found}
 
 
+def _answer_or_failure(given: argparse.Namespace, change: str) -> dict[str, Any]:
+    """One precision that fails must not cost the figures of the others."""
+    try:
+        return _phase("answer", given, change)
+    except SystemExit as failure:
+        return {"failed": str(failure)}
+
+
 STEPS = {
+    "make": _make,
     "convert": _convert_anew,
     "load": _load_and_read,
     "hash": lambda given: {"hashing": _phase("hash", given)},
@@ -106,6 +123,13 @@ STEPS = {
 }
 
 # -------------------------------------------------------------------- phases, each in a process of its own
+
+
+def make(given: argparse.Namespace) -> dict[str, Any]:
+    from cxr_assistant.checkpoints.weights import make_random
+
+    make_random(get_checkpoint(given.name), given.published)
+    return {}
 
 
 def convert(given: argparse.Namespace) -> dict[str, Any]:
@@ -203,7 +227,7 @@ def answer(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-PHASES = {"convert": convert, "read": read, "load": load, "hash": hashing, "answer": answer}
+PHASES = {"make": make, "convert": convert, "read": read, "load": load, "hash": hashing, "answer": answer}
 
 
 # -------------------------------------------------------------------- measuring
@@ -288,6 +312,9 @@ def _judge(results: dict[str, Any]) -> dict[str, bool]:
         verdicts["conversion_holds_one_shard"] = conversion["anonymous_peak_bytes"] <= allowed
     if "answer" in results:
         verdicts["answers"] = len(results["answer"]["token_ids"]) > 0
+    if "precisions" in results:
+        tried = [found for found in results["precisions"].values() if isinstance(found, dict)]
+        verdicts["every_precision_that_fits_answers"] = all(f.get("token_ids") for f in tried if f["fits"])
     return verdicts
 
 

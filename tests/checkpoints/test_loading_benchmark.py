@@ -37,3 +37,4 @@ def test_every_step_leaves_its_figures_and_keeps_those_of_others(tmp_path: Path)
     second = run(published, out, "--steps", "precisions", "--only", "fp32", "nf4")
     assert second["conversion"] == first["conversion"]
     assert set(second["precisions"]) >= {"fp32", "nf4", "device"}
+    assert second["verdicts"]["every_precision_that_fits_answers"]
