@@ -85,7 +85,9 @@ def find_folder(sources: Sequence[Path], marker: str) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises MissingWeights or CorruptWeights."""
     if not path.is_file():
-        raise MissingWeights(f"{path.name} is missing.", hint="Fetch the checkpoint again.")
+        raise MissingWeights(
+            f"{path.name} is missing.", hint="Fetch the checkpoint again, or complete its folder."
+        )
     try:
         content = json.loads(path.read_text("utf-8"))
     except ValueError as error:
@@ -121,7 +123,9 @@ class _PickleReader:
 
     def _load(self, path: Path) -> dict[str, Tensor]:
         if not path.is_file():
-            raise MissingWeights(f"{path.name} is missing.", hint="Fetch the checkpoint again.")
+            raise MissingWeights(
+                f"{path.name} is missing.", hint="Fetch the checkpoint again, or complete its folder."
+            )
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except pickle.UnpicklingError as error:

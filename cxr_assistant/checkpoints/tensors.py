@@ -93,7 +93,9 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         paths = tuple(folder / name for name in sorted(set(read_index(index).values())))
     for path in paths:
         if not path.is_file():
-            raise MissingWeights(f"{path.name} is missing.", hint="Fetch the checkpoint again.")
+            raise MissingWeights(
+                f"{path.name} is missing.", hint="Fetch the checkpoint again, or complete its folder."
+            )
     if not paths:
         raise MissingWeights(
             "The folder holds no safetensors file.", hint="Name the folder that holds the weights."

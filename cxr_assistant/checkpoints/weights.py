@@ -233,8 +233,15 @@ def free_bytes(folder: Path) -> int:
 
 
 def _embedded(checkpoint: Checkpoint, directory: Path | None, weights_dir: Path | None) -> Path:
-    for folder in (directory, _weights_dir(weights_dir) / "embedded", PROJECT_ROOT / "weights" / "embedded"):
-        if folder is not None and (folder / "model.safetensors").is_file():
+    if directory is not None:
+        if (directory / "model.safetensors").is_file():
+            return directory
+        raise MissingWeights(
+            f"The folder given for {checkpoint.title} holds no model.safetensors.",
+            hint="Name a folder that `train` wrote, or leave it out.",
+        )
+    for folder in (_weights_dir(weights_dir) / "embedded", PROJECT_ROOT / "weights" / "embedded"):
+        if (folder / "model.safetensors").is_file():
             return folder
     raise MissingWeights(
         f"The folder of {checkpoint.title} is missing.",

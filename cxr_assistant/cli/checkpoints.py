@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,8 @@ def fetch(arguments: argparse.Namespace, console: Console) -> int:
     checkpoint = get_checkpoint(arguments.name)
     require_licence(checkpoint)
     weights_dir = arguments.into or read_settings().weights_dir
+    # The Hub's client tries again by itself, and its warnings would break the line of progress.
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     plan = plan_fetch(checkpoint, weights_dir) if not is_ready(checkpoint, weights_dir) else None
     if plan:
         console.remark(f"{checkpoint.title}: {plan.sentence}.")

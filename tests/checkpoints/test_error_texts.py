@@ -102,6 +102,13 @@ ERRORS: dict[str, tuple[Provoke, str, str, str, str]] = {
         "",
         "Name the folder that holds the files of StanfordAIMI/CheXagent-2-3b",
     ),
+    "directory-without-the-embedded-model": (
+        lambda s: weights.locate(get_checkpoint("embedded"), s.folder),
+        "missing_weights",
+        r"The folder given for Embedded phantom model holds no model\.safetensors",
+        "",
+        "Name a folder that `train` wrote",
+    ),
     "directory-of-another-model": (
         lambda s: weights.locate(CHEXAGENT, s.converted("cxr-llava")),
         "weights_mismatch",
@@ -192,6 +199,13 @@ ERRORS: dict[str, tuple[Provoke, str, str, str, str]] = {
         "This model does not fit the memory of a small GPU",
         r"fp16 needs 14\.5 GiB of 2\.0 GiB free; .*nf4 needs",
         "choose a lower precision, or a smaller model",
+    ),
+    "precision-that-the-cpu-lacks": (
+        lambda _: choose_fit(Footprint.estimate(7), Device("cpu", "CPU", GIB, GIB), "fp16"),
+        "settings",
+        r"fp16 is not offered on CPU\.",
+        "",
+        "Half precision on the CPU is bf16",
     ),
     "unknown-checkpoint": (
         lambda s: s.ask("llava_rad", Task.FINDINGS, make_film()),
