@@ -113,17 +113,29 @@ def _make_tiny(subject: Subject, _work: Path) -> Any:
     return model
 
 
-def _make_1b(subject: Subject, _work: Path) -> StockLlava:
-    """LLaVA-Rad's tower in front of a Llama of TinyLlama-1.1B's sizes (arXiv 2401.02385, section 2.2)."""
+def _make_1b(subject: Subject, work: Path) -> StockLlava:
+    """LLaVA-Rad's tower in front of a Llama of TinyLlama-1.1B's sizes (arXiv 2401.02385, section 2.2).
+
+    Mapped from a file in `work`, as weights in their stored type are: what is packed need not stay in memory.
+    """
     config = make_config(ONE_BILLION)
     dtype = torch_dtype(subject.precision)
     with empty_weights():
         llava = make_empty(config)
     block = (torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)) * STD).to(dtype)
+    work.mkdir(parents=True, exist_ok=True)
+    num_weights = sum(parameter.numel() for parameter in llava.parameters())
+    path = work / f"{subject.name}.bin"
+    is_there = path.is_file() and path.stat().st_size == num_weights * dtype.itemsize
+    mapped = torch.from_file(str(path), shared=True, size=num_weights, dtype=dtype)
+    place = 0
     for owner in llava.modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            filled = _fill(parameter.shape, block, is_bias=name.endswith("bias"))
-            setattr(owner, name, nn.Parameter(filled, requires_grad=False))
+            weight = mapped[place : place + parameter.numel()].view(parameter.shape)
+            if not is_there:
+                weight.copy_(_fill(parameter.shape, block, is_bias=name.endswith("bias")))
+            setattr(owner, name, nn.Parameter(weight, requires_grad=False))
+            place += parameter.numel()
     processor = Processor(
         tokenizer=_Words(config.text_config.vocab_size),
         image=replace(embedded.CHECKPOINT.image, size_px=config.vision_config.image_size),

@@ -41,6 +41,8 @@ LIGHT = 6_000_000
 class EagerDecoder:
     """One call of the model per step."""
 
+    is_eager = True
+
     def __init__(self, model: VisionLanguageModel, kv_cache: KVCache) -> None:
         self._model, self._kv_cache = model, kv_cache
         self._max_light_rows = LIGHT // max(1, model.num_decoder_weights) if model.device.type == "cpu" else 0
@@ -74,6 +76,8 @@ class _Recording:
 
 class GraphDecoder:
     """Replays the smallest recording that covers the slots; rows in between are computed and thrown away."""
+
+    is_eager = False
 
     def __init__(self, model: Any, kv_cache: KVCache, sizes: Sequence[int]) -> None:
         self._kv_cache = kv_cache

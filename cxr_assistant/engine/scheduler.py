@@ -158,7 +158,9 @@ class Scheduler:
         self._forget_sessions()
         self._admit()
         reading = next((stream for stream in self._active if not stream.is_running), None)
-        if reading is not None:
+        if reading is not None and self._has_begun(reading):
+            if self._decoder.is_eager and self._read_beside(reading):
+                return
             self._attempt(reading)
         self._decode()
 
@@ -199,20 +201,76 @@ class Scheduler:
         except Exception as error:
             self._end(stream, error)
 
+    def _read_beside(self, stream: Stream) -> bool:
+        """A piece of a prompt and a token for all who write in one pass, which reads the weights once.
+
+        False where nobody writes, or where it went wrong: then each is done by itself, and only who cannot
+        go on is told.
+        """
+        running = self._running
+        if not running:
+            return False
+        newest, slots = [s.token_ids[-1] for s in running], [s.slot for s in running]
+        lengths = list(self._kv_cache.lengths)
+        try:
+            with memory_guard():
+                stop = self._next_stop(stream)
+                read, logits = self._model.prefill_and_decode(
+                    stream.prompt,
+                    stream.embeds,
+                    self._kv_cache,
+                    stop=stop,
+                    slot=stream.slot,
+                    token_ids=torch.tensor(newest, device=self._model.device),
+                    slots=slots,
+                )
+                tokens = choose(logits, [s.sampler for s in running])
+        except Exception:  # whose fault it is shows when each is done by itself
+            self._kv_cache.lengths[:] = lengths
+            return False
+        try:
+            self._take_in(stream, stop, read)
+        except Exception as error:
+            self._end(stream, error)
+        for writing, token in zip(running, tokens, strict=True):
+            self._hear(writing, token)
+        return True
+
     def _read_a_piece(self, stream: Stream) -> None:
-        """Begin, or look at one picture, or read one chunk; the last chunk gives the first token."""
-        if stream.keys is None:
-            self._begin(stream)
+        """Look at the pictures of one chunk, and read it; the last chunk gives the first token."""
+        stop = self._next_stop(stream)
+        logits = self._model.prefill(
+            stream.prompt, stream.embeds, self._kv_cache, stop=stop, slot=stream.slot
+        )
+        self._take_in(stream, stop, logits)
+
+    def _next_stop(self, stream: Stream) -> int:
+        """How far the next piece goes, its pictures looked at."""
         length, prompt = self._kv_cache.lengths[stream.slot], stream.prompt
         stop = min(length + self._chunk * (ALONE if len(self._active) == 1 else 1), len(prompt))
         for index, span in enumerate(prompt.image_spans):
             if stream.embeds[index] is None and length < span.stop and span.start < stop:
                 stream.embeds[index] = self._embed(stream, index)
-        logits = self._model.prefill(prompt, stream.embeds, self._kv_cache, stop=stop, slot=stream.slot)
-        if stop == len(prompt):
+        return stop
+
+    def _take_in(self, stream: Stream, stop: int, logits: Tensor) -> None:
+        """The first token, where the piece was the last one."""
+        if stop == len(stream.prompt):
+            token = choose(logits, [stream.sampler])[0]
             stream.embeds = []
-            stream.news.append(Prefilled(len(prompt), stream.reused))
-            self._hear(stream, choose(logits, [stream.sampler])[0])
+            stream.news.append(Prefilled(len(stream.prompt), stream.reused))
+            self._hear(stream, token)
+
+    def _has_begun(self, stream: Stream) -> bool:
+        """What was kept for it is in its slot; False where that went wrong, which it is told."""
+        try:
+            with memory_guard():
+                if stream.keys is None:
+                    self._begin(stream)
+        except Exception as error:
+            self._end(stream, error)
+            return False
+        return True
 
     def _begin(self, stream: Stream) -> None:
         stream.keys = prompt_keys(stream.prompt)
@@ -234,7 +292,7 @@ class Scheduler:
 
     def _decode(self) -> None:
         """One more token for every stream whose prompt is read."""
-        running = sorted((s for s in self._active if s.is_running), key=lambda s: s.slot)
+        running = self._running
         if not running:
             return
         try:
@@ -288,6 +346,11 @@ class Scheduler:
                     stream.session = None  # what it still reads is not kept either
             self._prefixes.forget(session)
             self._embeddings.forget(session)
+
+    @property
+    def _running(self) -> list[Stream]:
+        """Those whose prompt is read, by their slots."""
+        return sorted((s for s in self._active if s.is_running), key=lambda s: s.slot)
 
     @property
     def _is_full(self) -> bool:

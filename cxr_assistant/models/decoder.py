@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from cxr_assistant.models.kv_cache import KVCache, KVShape
 from cxr_assistant.models.layers import WrittenDecoder, can_write_out
 from cxr_assistant.models.packing import PackedProduct, can_pack, packed_copy
-from cxr_assistant.models.places import Chunk, StaticStep, Step
+from cxr_assistant.models.places import Chunk, Mixed, StaticStep, Step
 from cxr_assistant.models.vlm import Processor, VisionLanguageModel
 
 __all__ = ["DecoderModel"]
@@ -107,16 +107,42 @@ class DecoderModel(VisionLanguageModel):
                 for embed, slot in zip(embeds, slots, strict=True)
             ]
             return torch.cat(rows)
+        embeds, step = self._rows(embeds, kv_cache, slots)
+        hidden = self._written(embeds, step, kv_cache)
+        for slot in slots:
+            kv_cache.lengths[slot] += 1
+        return self._head_logits(_of_slots(hidden, slots))
+
+    def _rows(self, embeds: Tensor, kv_cache: KVCache, slots: Sequence[int]) -> tuple[Tensor, Step]:
+        """Embeddings (B, D) of the rising `slots` and of those in between, which are free or still reading:
+        their row is computed and thrown away."""
+        assert self._written is not None
         first, last = slots[0], slots[-1]
         if last - first + 1 > len(slots):
-            # Slots in between are free or still reading: their row is computed and thrown away.
             rows_of = torch.tensor([slot - first for slot in slots], device=self.device)
             embeds = embeds.new_zeros(last - first + 1, embeds.shape[1]).index_copy_(0, rows_of, embeds)
         lengths = [min(length, kv_cache.max_tokens - 1) for length in kv_cache.lengths[first : last + 1]]
-        hidden = self._written(embeds, Step(self._written.rotary, first, lengths), kv_cache)
-        for slot in slots:
-            kv_cache.lengths[slot] += 1
-        return self._head_logits(hidden if len(hidden) == len(slots) else hidden[rows_of])
+        return embeds, Step(self._written.rotary, first, lengths)
+
+    def _mixed_logits(
+        self, embeds: Tensor, token_ids: Tensor, kv_cache: KVCache, slot: int, slots: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        if self._written is None or not self.is_written_out:
+            return super()._mixed_logits(embeds, token_ids, kv_cache, slot, slots)
+        start, stop = kv_cache.lengths[slot], kv_cache.lengths[slot] + embeds.shape[1]
+        kv_cache.require_room(slot, embeds.shape[1])
+        rows, step = self._rows(self._token_embeds(token_ids), kv_cache, slots)
+        rotary = self._written.rotary
+        mixed = Mixed(rotary, Chunk(rotary, slot, start, stop), step)
+        hidden = self._written(torch.cat((embeds[0], rows)), mixed, kv_cache)
+        kv_cache.lengths[slot] = stop
+        for running in slots:
+            kv_cache.lengths[running] += 1
+        num_new = stop - start
+        logits = self._head_logits(
+            torch.cat((hidden[num_new - 1 : num_new], _of_slots(hidden[num_new:], slots)))
+        )
+        return logits[:1], logits[1:]
 
     def static_logits(self, token_ids: Tensor, positions: Tensor, kv_cache: KVCache) -> Tensor:
         """Logits (B, V) of one token for each of the slots [0, B), without a look at any host value.
@@ -153,6 +179,11 @@ class DecoderModel(VisionLanguageModel):
             inputs_embeds=embeds, past_key_values=_SlotOfCache(kv_cache, slot), use_cache=True
         ).last_hidden_state
         return hidden
+
+
+def _of_slots(hidden: Tensor, slots: Sequence[int]) -> Tensor:
+    """The rows (n, D) of `slots` among those from the first slot to the last."""
+    return hidden if len(hidden) == len(slots) else hidden[[slot - slots[0] for slot in slots]]
 
 
 class _SlotOfCache(Cache):

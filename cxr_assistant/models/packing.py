@@ -28,8 +28,9 @@ LARGE = 2**20
 
 FEW_ROWS = 4
 
-MEMORY_SHARE = 0.25
-"""Of the free memory that copies may take: the rows stay where they are, often mapped to their file."""
+MEMORY_SHARE = 0.4
+"""Of the free memory that copies may take: the rows stay where they are, mostly mapped to their file, so that
+the kernel may drop them again."""
 
 
 def can_pack(layers: Sequence[nn.Module]) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Chunk", "Places", "RotaryTable", "StaticStep", "Step"]
+__all__ = ["Chunk", "Mixed", "Places", "RotaryTable", "StaticStep", "Step"]
 
 QUERY_BLOCK = 192
 """Queries of a chunk that the CPU attends with at once: no score is computed for keys behind the last of
@@ -81,11 +81,11 @@ class Chunk:
     def __init__(self, rotary: RotaryTable, slot: int, start: int, stop: int) -> None:
         rotary.extend(stop)
         self._rotary, self._slot, self._start, self._stop = rotary, slot, start, stop
-        self._cos, self._sin = rotary.cos[start:stop], rotary.sin[start:stop]
+        self.cos, self.sin = rotary.cos[start:stop], rotary.sin[start:stop]
         self._masks: dict[int, Tensor] = {}
 
     def turn(self, heads: Tensor) -> Tensor:
-        return self._rotary.turn(heads, self._cos, self._sin)
+        return self._rotary.turn(heads, self.cos, self.sin)
 
     def store(self, memory: Tensor, states: Tensor) -> None:
         memory[self._slot, :, self._start : self._stop] = states.transpose(0, 1)
@@ -137,21 +137,21 @@ class Step:
         self._mask: Tensor | None = None
         if len(lengths) == 1:
             self._position = lengths[0]
-            self._cos, self._sin = (
+            self.cos, self.sin = (
                 rotary.cos[lengths[0] : self._longest],
                 rotary.sin[lengths[0] : self._longest],
             )
             return
         self._positions = torch.tensor(lengths, device=device)
         self._slots = torch.arange(first, first + len(lengths), device=device)
-        self._cos, self._sin = rotary.cos[self._positions], rotary.sin[self._positions]
+        self.cos, self.sin = rotary.cos[self._positions], rotary.sin[self._positions]
         if min(lengths) < max(lengths):
             unread = torch.arange(self._longest, device=device) > self._positions[:, None]
             mask = torch.zeros(unread.shape, dtype=rotary.cos.dtype, device=device)
             self._mask = mask.masked_fill_(unread, float("-inf"))[:, None, None]
 
     def turn(self, heads: Tensor) -> Tensor:
-        return self._rotary.turn(heads, self._cos, self._sin)
+        return self._rotary.turn(heads, self.cos, self.sin)
 
     def store(self, memory: Tensor, states: Tensor) -> None:
         if len(states) == 1:
@@ -169,6 +169,27 @@ class Step:
             attn_mask=self._mask,
         )
         return found.reshape(num_rows, -1)
+
+
+class Mixed:
+    """A chunk of one slot, then a step of others, in one pass: the weights are read once for both."""
+
+    def __init__(self, rotary: RotaryTable, chunk: Chunk, step: Step) -> None:
+        self._rotary, self._chunk, self._step = rotary, chunk, step
+        self._num_new = len(chunk.cos)
+        self._cos, self._sin = torch.cat((chunk.cos, step.cos)), torch.cat((chunk.sin, step.sin))
+
+    def turn(self, heads: Tensor) -> Tensor:
+        return self._rotary.turn(heads, self._cos, self._sin)
+
+    def store(self, memory: Tensor, states: Tensor) -> None:
+        # The step's row of the slot that is being read, if it has one, stands where the chunk begins.
+        self._step.store(memory, states[self._num_new :])
+        self._chunk.store(memory, states[: self._num_new])
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        read = self._chunk.attend(queries[: self._num_new], keys, values)
+        return torch.cat((read, self._step.attend(queries[self._num_new :], keys, values)))
 
 
 class StaticStep:

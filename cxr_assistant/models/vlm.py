@@ -135,6 +135,13 @@ class VisionLanguageModel(ABC):
     def _step_logits(self, token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int]) -> Tensor:
         """Append one token (B,) to each of the rising `slots`; logits (B, V)."""
 
+    def _mixed_logits(
+        self, embeds: Tensor, token_ids: Tensor, kv_cache: KVCache, slot: int, slots: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """`_logits` of the last position and `_step_logits`, in one pass where a model can."""
+        read = self._logits(embeds, kv_cache, num_last=1, slot=slot)[:, -1]
+        return read, self._step_logits(token_ids, kv_cache, slots)
+
     @property
     @abstractmethod
     def kv_shape(self) -> KVShape:
@@ -186,6 +193,23 @@ class VisionLanguageModel(ABC):
     def decode(self, token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int] = (0,)) -> Tensor:
         """Append one token (B,) to each of the rising `slots`; the logits (B, V) of what follows, float32."""
         return self._step_logits(token_ids, kv_cache, slots).float()
+
+    @torch.inference_mode()
+    def prefill_and_decode(
+        self,
+        prompt: Prompt,
+        image_embeds: ImageEmbeds,
+        kv_cache: KVCache,
+        *,
+        stop: int,
+        slot: int,
+        token_ids: Tensor,
+        slots: Sequence[int],
+    ) -> tuple[Tensor, Tensor]:
+        """`prefill` of one slot and `decode` of others at once: the logits of both."""
+        embeds = self._prompt_embeds(prompt, image_embeds, kv_cache.lengths[slot], stop)
+        read, decoded = self._mixed_logits(embeds, token_ids, kv_cache, slot, slots)
+        return read.float(), decoded.float()
 
     def new_cache(self, max_tokens: int, *, num_slots: int = 1) -> KVCache:
         """An empty cache with room for `max_tokens` positions of each of `num_slots` streams."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
@@ -158,6 +159,32 @@ def test_batched_with_mixed_lengths_arrivals_and_cancels(model: DecoderModel, ju
     check(model, judge, *jobs)
     assert jobs[2].reason is FinishReason.CANCELLED
     assert all(job.reason is not FinishReason.CANCELLED for job in jobs if job.cancelled_after is None)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["together", "taken-apart"])
+def test_a_prompt_read_in_the_passes_of_those_who_write(
+    model: DecoderModel, judge: Judge, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """A chunk and a step share a pass; one that fails is done again in two, and nobody notices."""
+    num_shared, together = 0, model.prefill_and_decode
+
+    def count(*arguments: Any, **named: Any) -> Any:
+        nonlocal num_shared
+        num_shared += 1
+        found = together(*arguments, **named)
+        if fails:
+            raise RuntimeError("a kernel that is out of order")
+        return found
+
+    monkeypatch.setattr(model, "prefill_and_decode", count)
+    jobs = [
+        Job(make_prompt(model, words(7, 3))),
+        Job(make_prompt(model, words(8, 40), film=1), begins=3),
+        Job(make_prompt(model, words(9, 17)), begins=6),
+    ]
+    run(Engine(Limits(max_slots=3, prefill_chunk=16)), model, *jobs)
+    check(model, judge, *jobs)
+    assert num_shared > 3
 
 
 def test_recorded(model: DecoderModel, judge: Judge) -> None:
