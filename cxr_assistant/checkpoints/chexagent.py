@@ -257,30 +257,31 @@ def build(directory: Path, *, device: str, precision: str) -> VisionLanguageMode
     from transformers import PhiConfig, PhiForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
     from cxr_assistant.checkpoints.convert import read_json
-    from cxr_assistant.checkpoints.streaming import empty_weights, stream_in
+    from cxr_assistant.checkpoints.streaming import empty_weights, reading_ahead, stream_in
     from cxr_assistant.checkpoints.tensors import list_tensors
     from cxr_assistant.models.precision import lower_layers
     from cxr_assistant.models.siglip_decoder import PositionalProjector, SiglipDecoder
 
-    config = read_json(directory / "config.json")
-    shapes = {name: tensor.shape for name, tensor in list_tensors(directory).items()}
-    processor = _read_processor(directory, config)
-    with empty_weights():
-        tower = SiglipVisionModel(SiglipVisionConfig(**config["vision_config"], vision_use_head=False))
-        tower = getattr(tower, "vision_model", tower)  # older 5.x releases wrap it once more
-        num_positions, vision_width = shapes["projector.pos_embed"]
-        projector = PositionalProjector(
-            num_positions,
-            vision_width,
-            hidden_width=shapes["projector.attn_pool.0.weight"][0],
-            width=shapes["projector.proj"][0],
-            eps=1e-6,
-        )
-        # Fused attention keeps its scores in float32; half-precision scores overflow in Phi-2.
-        phi = PhiForCausalLM._from_config(PhiConfig(**config["text_config"]), attn_implementation="sdpa")
-    lower_layers(phi.model.layers, precision, device)
-    parts = {"vision_tower": tower, "projector": projector, "language_model": phi}
-    stream_in(directory, parts, device=device, precision=precision)
+    with reading_ahead(directory):
+        config = read_json(directory / "config.json")
+        shapes = {name: tensor.shape for name, tensor in list_tensors(directory).items()}
+        processor = _read_processor(directory, config)
+        with empty_weights():
+            tower = SiglipVisionModel(SiglipVisionConfig(**config["vision_config"], vision_use_head=False))
+            tower = getattr(tower, "vision_model", tower)  # older 5.x releases wrap it once more
+            num_positions, vision_width = shapes["projector.pos_embed"]
+            projector = PositionalProjector(
+                num_positions,
+                vision_width,
+                hidden_width=shapes["projector.attn_pool.0.weight"][0],
+                width=shapes["projector.proj"][0],
+                eps=1e-6,
+            )
+            # Fused attention keeps its scores in float32; half-precision scores overflow in Phi-2.
+            phi = PhiForCausalLM._from_config(PhiConfig(**config["text_config"]), attn_implementation="sdpa")
+        lower_layers(phi.model.layers, precision, device)
+        parts = {"vision_tower": tower, "projector": projector, "language_model": phi}
+        stream_in(directory, parts, device=device, precision=precision)
     return SiglipDecoder(tower, projector, phi.model, phi.lm_head, processor)
 
 

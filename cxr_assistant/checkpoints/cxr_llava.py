@@ -240,20 +240,21 @@ def build(directory: Path, *, device: str, precision: str) -> VisionLanguageMode
     from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
     from cxr_assistant.checkpoints.convert import read_json
-    from cxr_assistant.checkpoints.streaming import empty_weights, stream_in
+    from cxr_assistant.checkpoints.streaming import empty_weights, reading_ahead, stream_in
     from cxr_assistant.models.clip_decoder import ClipDecoder
     from cxr_assistant.models.precision import lower_layers
 
-    config = read_json(directory / "config.json")
-    processor = _read_processor(directory, config)
-    with empty_weights():
-        tower = CLIPVisionModel(CLIPVisionConfig(**config["vision_config"]))
-        tower = getattr(tower, "vision_model", tower)  # older 5.x releases wrap it once more
-        llama = LlamaForCausalLM(LlamaConfig(**config["text_config"]))
-        projector = nn.Linear(tower.config.hidden_size, llama.config.hidden_size)
-    lower_layers(llama.model.layers, precision, device)
-    parts = {"vision_tower": tower, "projector": projector, "language_model": llama}
-    stream_in(directory, parts, device=device, precision=precision)
+    with reading_ahead(directory):
+        config = read_json(directory / "config.json")
+        processor = _read_processor(directory, config)
+        with empty_weights():
+            tower = CLIPVisionModel(CLIPVisionConfig(**config["vision_config"]))
+            tower = getattr(tower, "vision_model", tower)  # older 5.x releases wrap it once more
+            llama = LlamaForCausalLM(LlamaConfig(**config["text_config"]))
+            projector = nn.Linear(tower.config.hidden_size, llama.config.hidden_size)
+        lower_layers(llama.model.layers, precision, device)
+        parts = {"vision_tower": tower, "projector": projector, "language_model": llama}
+        stream_in(directory, parts, device=device, precision=precision)
     return ClipDecoder(tower, projector, llama.model, llama.lm_head, processor)
 
 

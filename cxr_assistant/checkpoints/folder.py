@@ -63,17 +63,18 @@ def load_llava(directory: Path, default: ImageSpec, *, device: str, precision: s
     Raises MissingWeights, CorruptWeights, WeightsMismatch (leftover, missing or misshapen tensors) and
     OutOfMemory.
     """
-    from cxr_assistant.checkpoints.streaming import empty_weights, stream_in
+    from cxr_assistant.checkpoints.streaming import empty_weights, reading_ahead, stream_in
     from cxr_assistant.models.llava import StockLlava, make_config, make_empty
 
-    processor = read_processor(directory, default)
-    config = make_config(read_json(directory / "config.json"))
-    with empty_weights():
-        llava = make_empty(config)
-        lower_layers(llava.model.language_model.layers, precision, device)
-    if config.tie_word_embeddings:
-        del llava.lm_head.weight
-    stream_in(directory, {"": llava}, device=device, precision=precision, stored_name=published_name)
+    with reading_ahead(directory):
+        processor = read_processor(directory, default)
+        config = make_config(read_json(directory / "config.json"))
+        with empty_weights():
+            llava = make_empty(config)
+            lower_layers(llava.model.language_model.layers, precision, device)
+        if config.tie_word_embeddings:
+            del llava.lm_head.weight
+        stream_in(directory, {"": llava}, device=device, precision=precision, stored_name=published_name)
     if config.tie_word_embeddings:
         llava.lm_head.weight = llava.model.language_model.embed_tokens.weight
     return StockLlava(llava, processor)

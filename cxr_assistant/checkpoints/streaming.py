@@ -20,7 +20,7 @@ from cxr_assistant.checkpoints.tensors import StoredTensor, list_tensors, weight
 from cxr_assistant.errors import OutOfMemory, WeightsMismatch
 from cxr_assistant.models.precision import Precision, compute_dtype, quantised_parameter
 
-__all__ = ["empty_weights", "stream_in"]
+__all__ = ["empty_weights", "reading_ahead", "stream_in"]
 
 READ_AHEAD_BYTES = 64 * 1024 * 1024
 HUGE_PAGE_BYTES = 2 * 1024 * 1024
@@ -37,6 +37,20 @@ def empty_weights() -> Iterator[None]:
 
     with init_empty_weights(include_buffers=False):
         yield
+
+
+@contextmanager
+def reading_ahead(folder: Path) -> Iterator[None]:
+    """Ask the kernel for the safetensors of `folder` in large steps meanwhile: faults alone read in small
+    ones, and the disk need not wait until the empty modules stand."""
+    done = threading.Event()
+    thread = threading.Thread(target=_read_ahead, args=(weight_files(folder), done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def stream_in(
@@ -69,7 +83,7 @@ def stream_in(
             if id(module) not in left:
                 _put(module, leaf, stored[name].read(), dtype=dtype, device=device)
 
-        with _reading_ahead(weight_files(folder)), _side_by_side(device, precision) as for_each:
+        with _side_by_side(device, precision) as for_each:
             for _ in for_each(put, stored):
                 pass  # in the order of the file; an error of any comes out here
         _offload(_layers_on_disk(parts), homes, stored, dtype=dtype, device=device)
@@ -208,19 +222,6 @@ def _move_buffers(tree: nn.Module, device: str) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = buffer.to(device)  # never cast: inv_freq stays float32
-
-
-@contextmanager
-def _reading_ahead(paths: tuple[Path, ...]) -> Iterator[None]:
-    """Ask the kernel for the files in large steps while tensors are used: faults alone read in small ones."""
-    done = threading.Event()
-    thread = threading.Thread(target=_read_ahead, args=(paths, done), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def _read_ahead(paths: tuple[Path, ...], done: threading.Event) -> None:
