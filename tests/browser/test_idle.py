@@ -14,7 +14,7 @@ from tests.browser.pages import answered, demonstrate
 from tests.ui.doubles import ScriptedAssistant, ScriptedWorker, on_a_loop
 
 NOTICE = ".idle-place:not([hidden])"
-SECONDS = 12
+SECONDS = 8
 
 
 @pytest.fixture(scope="module")

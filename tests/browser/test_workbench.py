@@ -112,7 +112,7 @@ def test_stop_ends_both_models_and_retry_asks_both(study: Any, worker: ScriptedW
 def test_a_report_is_written_in_steps_that_can_be_seen_coming(
     study: Any, worker: ScriptedWorker, screenshot: Any
 ) -> None:
-    worker.word_delay_s = 0.2
+    worker.word_delay_s = 0.1
     choose(study, "chexagent", "CheXagent")
     study.click("[data-task=steps]")
     study.wait_for_selector(".step.is-running ~ .step.is-to-come")
