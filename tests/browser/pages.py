@@ -39,7 +39,7 @@ def upload(page: Any, *contents: bytes, name: str = "IM_0001") -> None:
     files = [
         {"name": name, "mimeType": "application/octet-stream", "buffer": content} for content in contents
     ]
-    page.set_input_files(FILE_INPUT, files)
+    page.set_input_files(FILE_INPUT, files, timeout=60_000)  # some are large
 
 
 def ask(page: Any, question: str, *, wait: bool = True) -> None:

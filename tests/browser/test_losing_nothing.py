@@ -1,7 +1,4 @@
-"""The ear in front of Gradio (ui/web/stream.js): no answer is told on a stream that nobody reads any more.
-
-A page whose connection is cut off goes on with its study when it is back.
-"""
+"""The ear in front of Gradio (ui/web/stream.js): no answer is told on a stream that nobody reads any more."""
 
 from __future__ import annotations
 
@@ -11,8 +8,6 @@ from typing import Any
 import pytest
 
 from cxr_assistant.ui.viewer import read_asset
-from tests.browser.pages import ask, demonstrate, last_answer
-from tests.ui.doubles import ScriptedWorker
 
 # A server of which a test says what comes when: `say` writes on the stream, `join` answers a question.
 SERVER = """() => {
@@ -82,20 +77,3 @@ def test_of_a_stream_that_is_cut_off_gradio_hears_that_what_was_open_has_failed(
     *_, failed, closed, _ = ear.evaluate("read.join('')").split("\n\n")
     assert '"msg":"process_completed","event_id":"c3","success":false' in failed
     assert '"msg":"close_stream"' in closed
-
-
-def test_a_page_that_was_offline_during_an_answer_goes_on(page: Any, worker: ScriptedWorker) -> None:
-    demonstrate(page)
-    page.evaluate("window.isOld = true")
-    worker.word_delay_s = 0.05
-    ask(page, "a long story", wait=False)
-    page.wait_for_selector(".caret")
-    page.context.set_offline(True)
-    page.wait_for_selector(".connection[data-kind=lost]")
-    page.wait_for_timeout(500)
-    page.context.set_offline(False)
-    page.wait_for_selector(".connection[data-kind=back]")
-    worker.word_delay_s = 0.0
-    ask(page, "Heart?")
-    assert "Heart?" in last_answer(page)
-    assert page.evaluate("window.isOld") and page.locator(".truth").count()
