@@ -140,6 +140,7 @@ def _wire(
         asked = getattr(chat, name)(getattr(room, name), seen, streamed, **_PRIVATE)
         asked.success(room.film_view, seen, [viewer], **_QUICK)  # the boxes of the answer
     chat.undo(room.undo, [session], streamed, **_QUICK)
+    chat.settle(room.settle, [session], streamed, **_QUICK)
     chat.judge(room.judge, [session], streamed, **_QUICK)
     chat.stop(room.stop, None, None, **_QUICK)
     menu.refresh(room.menu_view, [session], [menu], **_QUICK)

@@ -96,6 +96,11 @@ class ReadingRoom:
         session = self._chat.undo(session, _visitor(request))
         return session, self.chat_view(session)
 
+    def settle(self, session: Session, request: gr.Request) -> Any:
+        """The page has lost its connection in the middle of an answer, and is back."""
+        session = self._interrupted(session, request)
+        return session, self.chat_view(session)
+
     def judge(self, session: Session, event: gr.EventData) -> Any:
         verdict = _text(event, "verdict")
         if verdict in set(Verdict):

@@ -39,8 +39,8 @@ def worker() -> ScriptedWorker:
 
 
 @pytest.fixture(scope="session")
-def server(worker: ScriptedWorker) -> Iterator[str]:
-    """The address of the app."""
+def app(worker: ScriptedWorker) -> Iterator[Any]:
+    """The app, as it is served."""
     from cxr_assistant.settings import read_settings
     from cxr_assistant.ui.app import build_app, launch
 
@@ -48,8 +48,14 @@ def server(worker: ScriptedWorker) -> Iterator[str]:
     blocks = on_a_loop(lambda: build_app(assistant, read_settings({})))
     settings = read_settings({"CXR_PORT": str(_free_port())})
     on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, quiet=True))
-    yield str(blocks.local_url)
+    yield blocks
     blocks.close()
+
+
+@pytest.fixture(scope="session")
+def server(app: Any) -> str:
+    """The address of the app."""
+    return str(app.local_url)
 
 
 @pytest.fixture(scope="session")

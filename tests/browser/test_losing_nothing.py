@@ -1,4 +1,7 @@
-"""The ear in front of Gradio (ui/web/stream.js): no answer is told on a stream that nobody reads any more."""
+"""The ear in front of Gradio (ui/web/stream.js): no answer is told on a stream that nobody reads any more.
+
+A page whose connection is cut off goes on with its study when it is back.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from typing import Any
 import pytest
 
 from cxr_assistant.ui.viewer import read_asset
+from tests.browser.conftest import OPENING_MS
+from tests.browser.pages import answered, ask, demonstrate, last_answer
+from tests.ui.doubles import ScriptedWorker
 
 # A server of which a test says what comes when: `say` writes on the stream, `join` answers a question.
 SERVER = """() => {
@@ -16,6 +22,10 @@ SERVER = """() => {
       input.signal.addEventListener("abort", () => window.writer.error(input.signal.reason));
       const body = new ReadableStream({ start(writer) { window.writer = writer; } });
       return new Response(body);
+    }
+    if (String(input.url ?? input).includes("/heartbeat/")) {
+      window.beats = (window.beats ?? 0) + 1;
+      return new Response(new ReadableStream({ start(writer) { window.beat = writer; } }));
     }
     return Response.json({ event_id: "b2" });
   };
@@ -77,3 +87,39 @@ def test_of_a_stream_that_is_cut_off_gradio_hears_that_what_was_open_has_failed(
     *_, failed, closed, _ = ear.evaluate("read.join('')").split("\n\n")
     assert '"msg":"process_completed","event_id":"c3","success":false' in failed
     assert '"msg":"close_stream"' in closed
+
+
+def test_a_sign_of_life_that_is_cut_off_is_taken_up_again(ear: Any) -> None:
+    assert ear.evaluate("() => fetch('http://test/heartbeat/abc').then((response) => response.ok)")
+    ear.evaluate("beat.error(new TypeError('network'))")
+    ear.wait_for_function("beats === 2")
+    ear.evaluate("beat.close()")
+    ear.wait_for_function("beats === 3")
+
+
+def cut_off(app: Any) -> None:
+    """Every connection to the server breaks, as when a network goes away."""
+    for connection in list(app.server.server_state.connections):
+        connection.loop.call_soon_threadsafe(connection.transport.abort)
+
+
+def test_a_page_that_is_cut_off_during_an_answer_goes_on(
+    browser: Any, server: str, app: Any, worker: ScriptedWorker
+) -> None:
+    page = browser.new_page()  # one that may complain of the network
+    page.set_default_timeout(15_000)
+    page.goto(server, timeout=OPENING_MS)
+    demonstrate(page)
+    page.evaluate("window.isOld = true")
+    worker.word_delay_s = 0.05
+    ask(page, "a long story", wait=False)
+    page.wait_for_selector(".caret")
+    cut_off(app)
+    page.wait_for_selector(".connection[data-kind=back]")
+    answered(page)
+    assert "Stopped." in page.locator(".log article").last.inner_text()
+    worker.word_delay_s = 0.0
+    ask(page, "Heart?")
+    assert "Heart?" in last_answer(page)
+    assert page.evaluate("window.isOld") and page.locator(".truth").count()
+    page.close()

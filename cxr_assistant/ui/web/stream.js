@@ -6,7 +6,7 @@
 // And where the stream is cut off, Gradio gives the page up and loads it anew, without its study. So it is told
 // instead that what was pending has failed, and that the stream was closed; the page says that it is offline.
 (() => {
-  const PATIENCE_MS = 3000, KEPT = 256;
+  const PATIENCE_MS = 3000, RETRY_MS = 2000, KEPT = 256;
   const native = window.fetch.bind(window), bytes = new TextEncoder();
   const spokenOf = new Set(), open = new Set(), waiting = new Set();
   let stream = null;  // the newest one: { isOver }
@@ -29,8 +29,9 @@
     for (const id of spokenOf) { if (spokenOf.size <= KEPT) break; spokenOf.delete(id); }
     look();
   }
-  function lastWords() {
+  function lastWords() {  // in the server's name; the page is told, too (workbench/connection.js)
     const failed = [...open].map((id) => ({ msg: "process_completed", event_id: id, success: false, output: { error: "cut off", visible: false } }));
+    if (open.size) document.dispatchEvent(new CustomEvent("cxr-cut"));
     open.clear();
     return [...failed, { msg: "close_stream", event_id: null }].map((words) => bytes.encode("data: " + JSON.stringify(words) + "\n\n"));
   }
@@ -66,9 +67,25 @@
     if (reply?.event_id) await settled(reply.event_id);
     return response;
   }
+  // The page's sign of life, without which its study is forgotten: taken up again when it was cut off.
+  function alive(request) {
+    const start = async (out) => {
+      while (!request.signal.aborted) {
+        try {
+          const response = await native(request.clone());
+          if (!response.ok) break;
+          const reader = response.body.getReader();
+          for (let part = await reader.read(); !part.done; part = await reader.read()) out.enqueue(part.value);
+        } catch { /* cut off */ }
+        await new Promise((again) => setTimeout(again, RETRY_MS));
+      }
+    };
+    return new Response(new ReadableStream({ start: (out) => { start(out).catch(() => {}); } }));
+  }
   window.fetch = (input, options) => {
     const address = String(input?.url ?? input);
     if (address.includes("/queue/data?")) return opened(new Request(input, options));
+    if (address.includes("/heartbeat/")) return Promise.resolve(alive(new Request(input, options)));
     return address.includes("/queue/join") ? asked(input, options) : native(input, options);
   };
 })();

@@ -1,7 +1,7 @@
 // Whether the server is still there: asked when the browser or a silent answer gives reason to, else rarely.
 
 const banner = find(".connection"), QUIET_MS = 30000, LOST_MS = 3000;
-let lost = false, serverId = null, asking = null;
+let lost = false, wasCut = false, serverId = null, asking = null;
 
 function tell(words, kind) { banner.textContent = words; banner.dataset.kind = kind; banner.hidden = !words; }
 async function ask() {
@@ -25,6 +25,8 @@ function back(found) {
   if (serverId !== null && found !== serverId) { restarted(); return; }
   serverId = found;
   if (!wasLost) return;
+  if (wasCut) trigger("settle", {});  // what was being written when it was cut off is closed, and can be retried
+  wasCut = false;
   tell("The connection is back. An answer that was cut off can be asked for again.", "back");
   setTimeout(() => { if (!lost) tell("", ""); }, 6000);
 }
@@ -34,6 +36,7 @@ function restarted() {
   again.type = "button"; again.textContent = "Begin anew"; again.onclick = () => location.reload();
   banner.append(again);
 }
+document.addEventListener("cxr-cut", () => { wasCut = true; losing(); ask(); });
 addEventListener("offline", losing);
 addEventListener("online", ask);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) ask(); });
