@@ -7,7 +7,7 @@ user interface. torch is imported when a service is made, so that this module ca
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from cxr_assistant.checkpoints.spec import get_checkpoint
@@ -65,6 +65,7 @@ class CheckpointService:
 
         self._engine: Engine = Engine()
         self._residents = Residents(settings, on_leave=self._engine.release)
+        self._preparing: list[_Whose] = []
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -86,9 +87,11 @@ class CheckpointService:
     def forget(self, session: str) -> None:
         """Free what is kept of a visitor's films and words."""
         self._engine.forget(session)
+        for whose in tuple(self._preparing):
+            if whose.session == session:
+                whose.session = None  # what is being prepared is not kept either
         for resident in self._residents:
-            # A copy: where the service runs inline, another thread may let a film in meanwhile.
-            resident.admitted -= {film for film in tuple(resident.admitted) if film[0] == session}
+            _forget_admitted(resident, session)
 
     def generate(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
         """Events of one answer, signed by the checkpoint that spoke.
@@ -128,19 +131,28 @@ class CheckpointService:
     def _answer(
         self, resident: Resident, request: GenerationRequest, is_cancelled: IsCancelled
     ) -> Iterator[GenerationEvent]:
+        session = request.session or None
+
         def prepare() -> _Prepared:
             prompt, public = _render(resident, request), _public_digests(resident, request)
-            return _Prepared(prompt, public, _check_gate(resident, prompt, request.session or None, public))
+            return _Prepared(prompt, public, _check_gate(resident, prompt, session, public))
 
-        prepared = yield from in_background(prepare, lambda _: None)
+        whose = _Whose(session)
+        self._preparing.append(whose)
+        try:
+            prepared = yield from in_background(prepare, lambda _: None)
+        finally:
+            self._preparing.remove(whose)
         assert prepared is not None  # the engine looks at the flag itself
+        if session is not None and whose.session is None:
+            _forget_admitted(resident, session)
         yield from prepared.notices
         events = self._engine.pulses(
             resident.model,
             prepared.prompt,
             request.params,
             is_cancelled,
-            session=request.session,
+            session=whose.session,
             public=prepared.public,
         )
         interpret = getattr(resident.module, "interpret", None)
@@ -148,6 +160,13 @@ class CheckpointService:
             events = interpret(events, request.study, request.task)
         for event in events:
             yield _signed(event, resident, prepared.prompt)
+
+
+@dataclass(eq=False)
+class _Whose:
+    """For whom something is being prepared; None once that visitor is to be forgotten."""
+
+    session: str | None
 
 
 class _Prepared(NamedTuple):
@@ -217,6 +236,11 @@ def _check_gate(
         )
         return (Notice(text, code="no-gate"),)
     return ()
+
+
+def _forget_admitted(resident: Resident, session: str) -> None:
+    # A copy: another visitor's film may be let in meanwhile, in another thread.
+    resident.admitted -= {film for film in tuple(resident.admitted) if film[0] == session}
 
 
 def _admit(admitted: set[tuple[str, str]], films: Iterable[tuple[str, str]]) -> None:

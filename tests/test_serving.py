@@ -154,6 +154,25 @@ def test_an_answer_goes_on_while_the_prompt_of_another_is_prepared(
     assert collect(other).text
 
 
+def test_what_is_forgotten_while_it_is_prepared_is_not_kept(
+    service: CheckpointService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_render = Event()
+
+    def render_slowly(*arguments: Any) -> Any:
+        assert may_render.wait(20)
+        return embedded.render(*arguments)
+
+    monkeypatch.setattr(only_resident(service), "module", SimpleNamespace(render=render_slowly))
+    request = replace(request_for(), session="a visitor who leaves")
+    leaving = service.generate(request, lambda: False)
+    assert [next(leaving) for _ in range(3)] == [Queued(0)] * 3
+    service.forget("a visitor who leaves")
+    may_render.set()
+    assert collect(leaving).text
+    assert collect(service.generate(request, lambda: False)).usage.reused_tokens == 0
+
+
 def test_a_model_that_is_there_is_lent_while_another_loads(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
