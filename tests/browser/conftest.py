@@ -23,6 +23,11 @@ playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright i
 DESKTOP = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
 MODEL = PROJECT_ROOT / "weights" / "embedded" / "model.safetensors"
+HURRIED = {  # nobody asks as fast as a test: on a quick machine the usual limits would be what is tested
+    "CXR_ANSWERS_PER_MINUTE": "10000",
+    "CXR_ANSWERS_PER_MINUTE_PER_ADDRESS": "10000",
+    "CXR_REQUESTS_PER_MINUTE": "100000",
+}
 OPENING_MS = 60_000  # the first page of a run waits for the server and for the browser to warm up
 
 
@@ -46,7 +51,7 @@ def app(worker: ScriptedWorker) -> Iterator[Any]:
 
     assistant = ScriptedAssistant(worker, menu=(*BENCH, UNFETCHED))
     blocks = on_a_loop(lambda: build_app(assistant, read_settings({})))
-    settings = read_settings({"CXR_PORT": str(_free_port())})
+    settings = read_settings({"CXR_PORT": str(_free_port()), **HURRIED})
     on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, quiet=True))
     yield blocks
     blocks.close()
@@ -62,7 +67,7 @@ def server(app: Any) -> str:
 def address() -> Iterator[str]:
     """`python app.py`, in a process of its own, ready to answer."""
     port = _free_port()
-    environ = {**os.environ, "CXR_PORT": str(port), "HF_HUB_OFFLINE": "1"}
+    environ = {**os.environ, "CXR_PORT": str(port), "HF_HUB_OFFLINE": "1", **HURRIED}
     with subprocess.Popen([sys.executable, "app.py"], cwd=PROJECT_ROOT, env=environ) as app:
         url = f"http://127.0.0.1:{port}/"
         _wait_until_up(url, app)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import _free_port, opener
+from tests.browser.conftest import HURRIED, _free_port, opener
 from tests.browser.pages import FILE_INPUT, answered, film_is_shown, upload
 from tests.doubles import StoreDouble
 from tests.ui.doubles import PUBLISHED, ScriptedAssistant, ScriptedWorker, on_a_loop, png_bytes
@@ -25,7 +25,7 @@ def fetching_server(store: StoreDouble) -> Iterator[str]:
 
     assistant = ScriptedAssistant(ScriptedWorker(), store)
     blocks = on_a_loop(lambda: build_app(assistant, read_settings({})))
-    settings = read_settings({"CXR_PORT": str(_free_port())})
+    settings = read_settings({"CXR_PORT": str(_free_port()), **HURRIED})
     on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, quiet=True))
     yield str(blocks.local_url)
     blocks.close()
@@ -78,9 +78,9 @@ def test_a_film_is_marked_as_the_prior_and_comparing_is_offered(page: Any, store
     film_is_shown(page)
     assert page.locator("[data-task=progression]").count() == 0
     page.click("[data-prior]")
-    page.wait_for_selector(".badge")
+    page.wait_for_selector(".thumb.is-prior")
     page.click("[data-task=progression]")
     answered(page)
     page.click("[data-current]")
-    page.wait_for_function("!document.querySelector('.badge')")
+    page.wait_for_function("!document.querySelector('.thumb.is-prior')")
     assert page.locator(FILE_INPUT).count() == 1
