@@ -81,6 +81,7 @@ def test_a_film_is_marked_as_the_prior_and_comparing_is_offered(page: Any, store
     page.wait_for_selector(".thumb.is-prior")
     page.click("[data-task=progression]")
     answered(page)
+    page.click(".thumb.is-prior [data-show]")
     page.click("[data-current]")
     page.wait_for_function("!document.querySelector('.thumb.is-prior')")
     assert page.locator(FILE_INPUT).count() == 1
