@@ -117,7 +117,7 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
     ]
     limit = settings.max_queue if settings else 24
     if settings and settings.open_mcp:
-        blocks.own_routes += mcp_routes(programs, max_calls=limit)
+        blocks.own_routes += mcp_routes(programs)
     return blocks.queue(api_open=False, max_size=None, default_concurrency_limit=limit)
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any
 
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from cxr_assistant.errors import GenerationError, SettingsError, UnreadableImage
+from cxr_assistant.errors import SettingsError, UnreadableImage
 from cxr_assistant.ui.programs import HealthReport, Programs, Reply, in_plain_words
+from cxr_assistant.ui.web.guard import VISITOR
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -31,14 +31,17 @@ INSTRUCTIONS = (
     "clinical use; say so whenever you pass an answer on. Films go along as base64."
 )
 
+# Whose message is answered, for the limits of an address: a tool is told its arguments and nothing else.
+_visitor: ContextVar[str] = ContextVar("visitor", default="")
+
 Film = Annotated[str, "The radiograph (DICOM, PNG or JPEG), its bytes as base64"]
 Prior = Annotated[str, "The earlier radiograph, its bytes as base64"]
 Model = Annotated[str, "A name that `health` lists; empty for the app's own choice"]
 Indication = Annotated[str, "The reason for the exam, without patient data"]
 
 
-def mcp_routes(programs: Programs, *, max_calls: int) -> list[Route]:
-    """The one address at which MCP clients are served, `max_calls` of them at once.
+def mcp_routes(programs: Programs) -> list[Route]:
+    """The one address at which MCP clients are served.
 
     Raises SettingsError when the `mcp` package is not there.
     """
@@ -50,16 +53,15 @@ def mcp_routes(programs: Programs, *, max_calls: int) -> list[Route]:
             hint="Install it: pip install -r requirements-mcp.txt -c constraints.txt",
         ) from error
     server = MCPServer("CXR Assistant", instructions=INSTRUCTIONS, log_level="ERROR", subscriptions=False)
-    Tools(programs, max_calls).offer(server)
+    Tools(programs).offer(server)
     return [Route(MCP_PATH, _Endpoint(server), methods=["GET", "POST", "DELETE"])]
 
 
 class Tools:
     """The verbs as tools: the last reply of each, or one sentence on why there is none."""
 
-    def __init__(self, programs: Programs, max_calls: int) -> None:
+    def __init__(self, programs: Programs) -> None:
         self._programs = programs
-        self._places = threading.BoundedSemaphore(max_calls)
 
     def offer(self, server: MCPServer) -> None:
         for verb in (
@@ -75,7 +77,9 @@ class Tools:
     def draft_findings(self, film: Film, indication: Indication = "", model: Model = "") -> Reply:
         """Draft the findings of one chest radiograph."""
         return self._last(
-            lambda: self._programs.draft_findings(_bytes(film), indication=indication, model=model)
+            lambda visitor: self._programs.draft_findings(
+                _bytes(film), indication=indication, model=model, visitor=visitor
+            )
         )
 
     def ask(
@@ -87,18 +91,24 @@ class Tools:
     ) -> Reply:
         """Ask one question about one chest radiograph."""
         return self._last(
-            lambda: self._programs.ask(_bytes(film), question, indication=indication, model=model)
+            lambda visitor: self._programs.ask(
+                _bytes(film), question, indication=indication, model=model, visitor=visitor
+            )
         )
 
     def classify_view(self, film: Film, model: Model = "") -> Reply:
         """Tell the view of one chest radiograph: PA, AP or lateral."""
-        return self._last(lambda: self._programs.classify_view(_bytes(film), model=model))
+        return self._last(
+            lambda visitor: self._programs.classify_view(_bytes(film), model=model, visitor=visitor)
+        )
 
     def locate(
         self, film: Film, phrase: Annotated[str, "Such as: left pleural effusion"], model: Model = ""
     ) -> Reply:
         """Find a phrase on one chest radiograph; the boxes are fractions of its width and height."""
-        return self._last(lambda: self._programs.locate(_bytes(film), phrase, model=model))
+        return self._last(
+            lambda visitor: self._programs.locate(_bytes(film), phrase, model=model, visitor=visitor)
+        )
 
     def compare_prior(
         self,
@@ -109,33 +119,25 @@ class Tools:
     ) -> Reply:
         """Tell how one finding changed from an earlier chest radiograph to this one."""
         return self._last(
-            lambda: self._programs.compare_prior(_bytes(film), _bytes(prior), finding, model=model)
+            lambda visitor: self._programs.compare_prior(
+                _bytes(film), _bytes(prior), finding, model=model, visitor=visitor
+            )
         )
 
     def health(self) -> HealthReport:
         """Whether the engine answers, and which models there are, with the tasks of each."""
         return self._programs.health()
 
-    def _last(self, ask: Callable[[], Iterator[Reply]]) -> Reply:
+    def _last(self, ask: Callable[[str], Iterator[Reply]]) -> Reply:
         from mcp.server.mcpserver.exceptions import ToolError
 
+        reply = Reply()
         try:
-            with self._place():
-                reply = Reply()
-                for reply in ask():  # noqa: B007  # the last one is the whole
-                    pass
-                return reply
+            for reply in ask(_visitor.get()):  # noqa: B007  # the last one is the whole
+                pass
         except Exception as error:  # the outermost edge
             raise ToolError(in_plain_words(error)) from None
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        if not self._places.acquire(blocking=False):
-            raise GenerationError("Every place is taken at the moment.", hint="Try again.", code="busy")
-        try:
-            yield
-        finally:
-            self._places.release()
+        return reply
 
 
 class _Endpoint:
@@ -153,6 +155,7 @@ class _Endpoint:
             stateless=True,
             max_request_body_size=MAX_MESSAGE_BYTES,
         )
+        _visitor.set(scope.get(VISITOR, ""))
         async with manager.run():
             await manager.handle_request(scope, receive, send)
 

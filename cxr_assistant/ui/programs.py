@@ -7,9 +7,10 @@ Knows the assistant and the foundation's values; knows neither Gradio nor MCP, w
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from cxr_assistant.assistant import Assistant, make_session_key
@@ -135,25 +136,27 @@ class Programs:
     def draft_findings(
         self, film: bytes, *, indication: str = "", model: str = "", visitor: str = ""
     ) -> Iterator[Reply]:
-        yield from self._answer(Task.FINDINGS, self._study(film, indication=indication), "", model, visitor)
+        read = partial(self._study, film, indication=indication)
+        yield from self._answer(Task.FINDINGS, read, "", model, visitor)
 
     def ask(
         self, film: bytes, question: str, *, indication: str = "", model: str = "", visitor: str = ""
     ) -> Iterator[Reply]:
-        study = self._study(film, indication=indication)
-        yield from self._answer(Task.QUESTION, study, clean(question, MAX_PROMPT), model, visitor)
+        read = partial(self._study, film, indication=indication)
+        yield from self._answer(Task.QUESTION, read, clean(question, MAX_PROMPT), model, visitor)
 
     def classify_view(self, film: bytes, *, model: str = "", visitor: str = "") -> Iterator[Reply]:
-        yield from self._answer(Task.VIEW, self._study(film), "", model, visitor)
+        yield from self._answer(Task.VIEW, partial(self._study, film), "", model, visitor)
 
     def locate(self, film: bytes, phrase: str, *, model: str = "", visitor: str = "") -> Iterator[Reply]:
-        yield from self._answer(Task.GROUNDING, self._study(film), clean(phrase, MAX_PROMPT), model, visitor)
+        read = partial(self._study, film)
+        yield from self._answer(Task.GROUNDING, read, clean(phrase, MAX_PROMPT), model, visitor)
 
     def compare_prior(
         self, film: bytes, prior: bytes, finding: str, *, model: str = "", visitor: str = ""
     ) -> Iterator[Reply]:
-        study = self._study(film, prior=prior)
-        yield from self._answer(Task.PROGRESSION, study, clean(finding, MAX_PROMPT), model, visitor)
+        read = partial(self._study, film, prior=prior)
+        yield from self._answer(Task.PROGRESSION, read, clean(finding, MAX_PROMPT), model, visitor)
 
     def health(self) -> HealthReport:
         """How the engine is and what is on the menu; names nobody and no study."""
@@ -182,9 +185,12 @@ class Programs:
         study = Study((self._assistant.read(film, key),)).with_indication(indication[:MAX_INDICATION])
         return study.with_prior(Study((self._assistant.read(prior, key),))) if prior else study
 
-    def _answer(self, task: Task, study: Study, text: str, model: str, visitor: str) -> Iterator[Reply]:
+    def _answer(
+        self, task: Task, read: Callable[[], Study], text: str, model: str, visitor: str
+    ) -> Iterator[Reply]:
+        # Reading is work, too: whoever has no place for an answer has none for a decoder.
         with self._switchboard.running(visitor, beside=True) as flag:
-            yield from self._reply(task, study, text, model, flag)
+            yield from self._reply(task, read(), text, model, flag)
 
     def _reply(self, task: Task, study: Study, text: str, model: str, flag: CancelFlag) -> Iterator[Reply]:
         chosen = model or None

@@ -32,9 +32,10 @@ from cxr_assistant.ui.web.ownership import Browsers, Caller, Full, Ledger, NotYo
 from cxr_assistant.ui.web.refusals import Refused, not_found, refuse
 from cxr_assistant.ui.web.uploads import MIB, receive_files
 
-__all__ = ["CALLER", "Guard", "PublicNames"]
+__all__ = ["CALLER", "VISITOR", "Guard", "PublicNames"]
 
 CALLER = "cxr.caller"  # the key in the scope under which the app behind finds the Caller
+VISITOR = "cxr.visitor"  # and the name of the page that a message of an MCP client is counted by
 PublicNames = Callable[[], "frozenset[str | int]"]
 """The names and numbers of the functions that programs may call."""
 
@@ -295,10 +296,20 @@ class Guard:
         await self._app(request.scope, request.receive, request.send)
 
     async def _mcp(self, request: _Request) -> None:
-        """A message of an MCP client; what it asks for is not looked up in what may be 96 MiB."""
-        if request.scope["method"] == "POST":
-            self._when_acting(request.caller, "mcp")
-        await self._pass(request)
+        """A message of an MCP client; what it asks for is not looked up in what may be 96 MiB.
+
+        It is given a page for as long as it lasts, by which it is counted like any other of its address.
+        """
+        page = self._ledger.open_page(f"mcp-{secrets.token_hex(16)}", request.caller)
+        self._ledger.connect(page, listens=True)
+        request.scope[VISITOR] = page.name
+        try:
+            if request.scope["method"] == "POST":
+                self._when_acting(request.caller, "mcp")
+            await self._pass(request)
+        finally:
+            self._ledger.close_page(page.name)
+            self._when_left(page.name)
 
     # Helpers ----------------------------------------------------------------------------------------
 

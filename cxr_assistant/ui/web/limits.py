@@ -114,7 +114,7 @@ class Admission:
 
     def _names(self, visitor: str) -> dict[str, str]:
         caller = self._who(visitor)
-        if caller is None:  # a tool call: whoever it is has no page, and the whole is all that is counted
+        if caller is None:  # nobody came over the web, and the whole is all that is counted
             return {"all": "all"}
         # A hospital's users come from one address; they are told apart by their names.
         where = f"user {caller.user}" if caller.user and caller.is_browser else f"address {caller.address}"
