@@ -131,7 +131,7 @@ class ProcessWorker:
         if line.is_dead:
             if line.resident is not None:
                 self._get_line()
-        elif line.is_stuck(self._stuck_s):
+        elif line.must_end(self._stuck_s):
             line.process.kill()  # its pipe ends with it, and everybody who waits is told
 
 
@@ -163,7 +163,8 @@ class _Line:
     def conversation(self, key: int) -> _Conversation:
         return _Conversation(self, key)
 
-    def is_stuck(self, stuck_s: float) -> bool:
+    def must_end(self, stuck_s: float) -> bool:
+        """Whether the process is stuck or worn out."""
         return self.vitals.is_stuck(stuck_s, self.resident or ()) or self.vitals.is_worn_out
 
     def send_if_there(self, message: Cancel | Forget) -> None:

@@ -38,9 +38,7 @@ from cxr_assistant.ui.exchange import (
 __all__ = ["MAX_FILMS", "Session"]
 
 MAX_FILMS = 8
-_DESCRIBING = frozenset(
-    {Task.FINDINGS, Task.IMPRESSION, Task.REPORT, Task.SECTIONS}
-)  # what truth can be held against
+_HELD_AGAINST_TRUTH = frozenset({Task.FINDINGS, Task.IMPRESSION, Task.REPORT, Task.SECTIONS})
 
 
 @dataclass(frozen=True)
@@ -271,7 +269,7 @@ class Session:
             task,
             prompt,
             checkpoint,
-            truth=self.truth if task in _DESCRIBING else None,
+            truth=self.truth if task in _HELD_AGAINST_TRUTH else None,
             params=params or SamplingParams(),
             films=tuple(film.digest for film in self.films),
         )

@@ -107,12 +107,10 @@ def test_a_place_in_the_queue_is_told_once(any_worker: Worker) -> None:
 
 def test_a_cancel_while_others_are_in_front_ends_at_once(any_worker: Worker) -> None:
     heard: list[Any] = []
-    started = 0.0
     for event in any_worker.submit(request("queue 1"), lambda: Queued(3) in heard):
         heard.append(event)
-        started = started or (time.monotonic() if Queued(3) in heard else 0.0)
     assert isinstance(heard[-1], Completed)
-    assert time.monotonic() - started < 0.5
+    assert heard.count(Queued(3)) == 1, "it is said without pause until the cancel is seen"
 
 
 def test_answers_do_not_mix(any_worker: Worker) -> None:
@@ -181,8 +179,10 @@ def test_short_answers_do_not_wait_for_long_ones(process_worker: ProcessWorker) 
 def test_a_stream_cancelled_while_the_engine_is_deaf_ends_by_itself(process_worker: ProcessWorker) -> None:
     started = time.monotonic()
     (only,) = process_worker.submit(request("hang 2"), lambda: True)
+    ended_s = time.monotonic() - started
     assert only.finish_reason is FinishReason.CANCELLED
-    assert time.monotonic() - started < 1.5
+    collect(process_worker.submit(request("count 1")))  # which waits until the engine hears again
+    assert ended_s < 0.75 * (time.monotonic() - started)
 
 
 def test_a_closed_stream_frees_the_engine(process_worker: ProcessWorker) -> None:
