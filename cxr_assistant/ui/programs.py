@@ -131,7 +131,8 @@ class Programs:
 
     def __init__(self, assistant: Assistant, switchboard: Switchboard | None = None) -> None:
         self._assistant = assistant
-        self._switchboard = switchboard or Switchboard()
+        # An empty one is false: `or` would put one without limits in its place.
+        self._switchboard = Switchboard() if switchboard is None else switchboard
 
     def draft_findings(
         self, film: bytes, *, indication: str = "", model: str = "", visitor: str = ""

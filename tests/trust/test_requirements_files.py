@@ -18,6 +18,7 @@ import pytest
 from gradio import queueing
 
 from cxr_assistant.settings import PROJECT_ROOT
+from tests.ui.doubles import on_a_loop
 
 PACKAGE = PROJECT_ROOT / "cxr_assistant"
 OURS = {"cxr_assistant", "tests", "benchmarks", "examples"}
@@ -99,12 +100,9 @@ def test_a_private_name_that_is_relied_upon_is_there(file: str, module: str, nam
 
 def test_what_gradio_keeps_private_and_the_app_reads_is_there() -> None:
     """ui/app.py reads a visitor's session, ui/web/site.py drops it and names what programs may call."""
-    with gr.Blocks() as blocks:
-        state = gr.State(lambda: 7)
-        gr.Button().click(lambda: None, api_name="named")
+    blocks = on_a_loop(_blocks)
     blocks.state_holder.set_blocks(blocks)
-    session = blocks.state_holder["a visitor"]
-    assert session.state_data == {} and isinstance(state._id, int)
+    assert blocks.state_holder["a visitor"].state_data == {}
     for holder, names in (
         (blocks.state_holder, ("session_data", "time_last_used")),
         (blocks._queue, ("pending_event_ids_session", "pending_messages_per_session")),
@@ -117,3 +115,11 @@ def test_what_gradio_keeps_private_and_the_app_reads_is_there() -> None:
 def test_what_mcp_keeps_private_and_the_app_reads_is_there() -> None:
     server = pytest.importorskip("mcp.server", reason="requirements-mcp.txt is not installed")
     assert hasattr(server.MCPServer("test"), "_lowlevel_server")
+
+
+def _blocks() -> gr.Blocks:
+    with gr.Blocks() as blocks:
+        state = gr.State(7)
+        assert isinstance(state._id, int)
+        gr.Button().click(lambda: None, api_name="named")
+    return blocks
