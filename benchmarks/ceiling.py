@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from cxr_assistant.models.layers import head_width
+
 __all__ = ["Rates", "Work", "measure_flops_per_s", "measure_read_bytes_per_s", "measure_work", "synchronize"]
 
 REPETITIONS = 4
@@ -110,7 +112,7 @@ def synchronize(device: torch.device) -> None:
 def measure_work(model: Any) -> Work:
     """The work of a `DecoderModel`, counted from its modules and its configuration."""
     decoder, config = model.language_model, model.language_model.config
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = head_width(config)
     return Work(
         weight_bytes=_num_bytes(decoder.layers) + _num_bytes(model.head),
         kv_bytes_per_position=2

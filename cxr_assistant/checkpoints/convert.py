@@ -18,9 +18,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from cxr_assistant.checkpoints.tensors import StoredTensor, TensorSpec, rename, write_safetensors
+from cxr_assistant.checkpoints.tensors import (
+    SAFETENSORS_NAMES,
+    StoredTensor,
+    TensorSpec,
+    rename,
+    write_safetensors,
+)
 from cxr_assistant.errors import CorruptWeights, MissingWeights, WeightsMismatch
-from cxr_assistant.models.precision import Precision
 
 __all__ = [
     "LazyTensor",
@@ -31,8 +36,6 @@ __all__ = [
     "rename_all",
     "write_tensors",
 ]
-
-_SAFETENSORS_NAMES = {Precision.FP32: "F32", Precision.FP16: "F16", Precision.BF16: "BF16"}
 
 
 # What torch's unpickler was seen to raise on 1,400 files with flipped bytes; it checks little by itself.
@@ -222,7 +225,7 @@ def rename_all(
 
 def write_tensors(path: Path, tensors: Mapping[str, LazyTensor], *, precision: str) -> None:
     """Write all tensors in `precision`, file by file of their origin, one at a time in memory."""
-    dtype = _SAFETENSORS_NAMES[Precision(precision)]
+    dtype = SAFETENSORS_NAMES[precision]
     names = sorted(tensors, key=lambda name: tensors[name].origin)
     specs = [TensorSpec(name, tensors[name].shape, dtype) for name in names]
     write_safetensors(path, specs, lambda name: tensors[name].read())

@@ -37,7 +37,3 @@ class ClipDecoder(DecoderModel):
         hidden = tower.encoder(inputs_embeds=hidden).last_hidden_state
         features: Tensor = tower.post_layernorm(hidden)[:, 1:]
         return features
-
-    def _image_embeds(self, pixel_values: Tensor) -> Tensor:
-        embeds: Tensor = self._sight[1](self.tower_features(pixel_values))
-        return embeds

@@ -8,6 +8,7 @@ projectors or prompts.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from cxr_assistant.models.kv_cache import KVCache, KVShape
-from cxr_assistant.models.layers import WrittenDecoder, can_write_out
+from cxr_assistant.models.layers import WrittenDecoder, can_write_out, head_width
 from cxr_assistant.models.packing import PackedProduct, can_pack, packed_copy
 from cxr_assistant.models.places import Chunk, Mixed, StaticStep, Step
 from cxr_assistant.models.vlm import Processor, VisionLanguageModel
@@ -32,10 +33,10 @@ WAITING_LAYERS = frozenset({"Linear8bitLt"})
 
 
 class DecoderModel(VisionLanguageModel):
-    """A `VisionLanguageModel` whose language side is a transformers decoder; `_image_embeds` is left open.
+    """A `VisionLanguageModel` whose language side is a transformers decoder; `tower_features` is left open.
 
     language_model: the decoder without its head (LlamaModel, PhiModel). head: hidden states -> logits.
-    tower, projector: what `_image_embeds` runs, through `_sight`.
+    tower, projector: what makes embeddings of pictures, run through `_sight`.
     never_sampled: ids that exist in the vocabulary but are no text, such as an image marker.
     """
 
@@ -74,10 +75,18 @@ class DecoderModel(VisionLanguageModel):
         """Tower and projector as they run fastest; as they were given while they run in another type."""
         return self._fast_sight if self.dtype == self._stored_dtype else (self.tower, self.projector)
 
+    @abstractmethod
+    def tower_features(self, pixel_values: Tensor) -> Tensor:
+        """(N, C, S, S) -> (N, P, V), what the projector takes."""
+
+    def _image_embeds(self, pixel_values: Tensor) -> Tensor:
+        embeds: Tensor = self._sight[1](self.tower_features(pixel_values))
+        return embeds
+
     @property
     def kv_shape(self) -> KVShape:
         config = self.language_model.config
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        width = head_width(config)
         return KVShape(config.num_hidden_layers, config.num_key_value_heads, width, self.dtype, self.device)
 
     @property

@@ -22,7 +22,7 @@ from cxr_assistant.models.kv_cache import KVCache
 from cxr_assistant.models.packing import PackedProduct, can_pack
 from cxr_assistant.models.places import Places, RotaryTable
 
-__all__ = ["WrittenDecoder", "can_write_out"]
+__all__ = ["WrittenDecoder", "can_write_out", "head_width"]
 
 Map = Callable[[Tensor], Tensor]
 
@@ -42,12 +42,17 @@ def can_write_out(language_model: Any) -> bool:
     return not is_on_disk and not getattr(language_model.config, "qk_layernorm", False)
 
 
+def head_width(config: Any) -> int:
+    """K of a decoder; older configurations leave it to be computed."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 class WrittenDecoder:
     """Hidden states in, hidden states out, final norm included; keys and values go to the cache."""
 
     def __init__(self, language_model: Any) -> None:
         config, weight = language_model.config, language_model.get_input_embeddings().weight
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        width = head_width(config)
         self.dtype: torch.dtype = weight.dtype
         self.rotary = RotaryTable(language_model.rotary_emb, width, dtype=weight.dtype, device=weight.device)
         kind = _KINDS[type(language_model).__name__]

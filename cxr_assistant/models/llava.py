@@ -43,10 +43,6 @@ class StockLlava(DecoderModel):
         drops_class_token = self.config.vision_feature_select_strategy == "default"
         return hidden[:, 1:] if drops_class_token else hidden
 
-    def _image_embeds(self, pixel_values: Tensor) -> Tensor:
-        embeds: Tensor = self._sight[1](self.tower_features(pixel_values))
-        return embeds
-
 
 def tower_hidden_states(tower: Any, pixel_values: Tensor, num_blocks: int) -> Iterator[Tensor]:
     """Each (N, 1 + P, V): after the position embedding, then after each of the first `num_blocks` blocks."""

@@ -70,7 +70,3 @@ class SiglipDecoder(DecoderModel):
         tower, _ = self._sight
         features: Tensor = tower.encoder(inputs_embeds=tower.embeddings(pixel_values)).last_hidden_state
         return features
-
-    def _image_embeds(self, pixel_values: Tensor) -> Tensor:
-        embeds: Tensor = self._sight[1](self.tower_features(pixel_values))
-        return embeds
