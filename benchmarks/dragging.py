@@ -123,7 +123,7 @@ def main() -> int:
 
 
 def _measured(port: int) -> dict[str, Any]:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import FilePayload, sync_playwright
 
     from cxr_assistant.assistant import load
     from cxr_assistant.settings import read_settings
@@ -140,7 +140,7 @@ def _measured(port: int) -> dict[str, Any]:
             page.goto(str(blocks.local_url))
             page.wait_for_selector(".empty-room h2")
             page.wait_for_function("document.querySelector('.tasks')?.childElementCount > 0")
-            film = {"name": "film", "mimeType": "application/octet-stream", "buffer": film_png()}
+            film = FilePayload(name="film", mimeType="application/octet-stream", buffer=film_png())
             page.set_input_files("#room > input[type=file]", [film])
             page.wait_for_selector("#viewer [data-state=ready]")
             figures: dict[str, Any] = drag(page)

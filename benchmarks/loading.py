@@ -197,7 +197,7 @@ def answer(given: argparse.Namespace) -> dict[str, Any]:
     checkpoint, module = get_checkpoint(given.name), find_module(given.name)
     _import_everything()
     if is_cuda := given.device != "cpu":
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats()
     before = time.perf_counter()
     model = module.build(given.work / "converted", device=given.device, precision=given.precision)

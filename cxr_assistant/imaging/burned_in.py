@@ -28,15 +28,41 @@ _FEWEST_PIXELS = _MIN_STROKES * _MIN_ROWS * _MIN_NEIGHBOURS  # with less there i
 def seems_to_contain_text(pixels: NDArray[np.integer[Any]]) -> bool:
     """Whether two neighbouring cells of (H, W) `pixels` are full of strokes, bright or dark."""
     low, high = (float(value) for value in np.percentile(pixels[::4, ::4], [1, 99]))
-    reach = max(high - low, 1.0)
+    span = max(high - low, 1.0)
+    threshold = int(_CONTRAST * span)
     first = 1 if min(pixels.shape) > _LARGE_FILM_PX else 0
     for scale in _SCALES_PX[first:]:
         # Letters are taller than their strokes are wide, so every scale-th row is enough.
-        # Values above 32,767 wrap around in 16 bits; their differences do not.
-        rows_HW = pixels[::scale].astype(np.int32 if reach > 2**14 else np.int16)
-        if any(_has_line(strokes, scale) for strokes in _strokes(rows_HW, int(_CONTRAST * reach), 2 * scale)):
+        rows_HW = _lively_bands(pixels[::scale], threshold, 2 * scale, is_wide=span > 2**14)
+        if rows_HW.size and any(_has_line(s, scale) for s in _strokes(rows_HW, threshold, 2 * scale)):
             return True
     return False
+
+
+def _lively_bands(
+    rows_HW: NDArray[np.integer[Any]], threshold: int, reach: int, *, is_wide: bool
+) -> NDArray[Any]:
+    """The bands of rows in which a cell could be full, signed. A stroke needs a step up and a step down, and
+    most rows of most films have none: the look at strokes is for the few that are left."""
+    if rows_HW.dtype == np.uint8:
+        left, right = rows_HW[:, :-reach], rows_HW[:, reach:]
+        is_steep = np.maximum(left, right) - np.minimum(left, right) > threshold
+        kind: type[np.signedinteger[Any]] = np.int16
+    else:
+        kind = np.int32 if is_wide else np.int16
+        # Values above 32,767 wrap around in 16 bits; their differences do not.
+        rows_HW = rows_HW.astype(kind, copy=False)
+        step = rows_HW[:, reach:] - rows_HW[:, :-reach]
+        step += step.dtype.type(threshold)  # below 0 wraps around to the largest, so that one look is enough
+        is_steep = step.view(np.dtype(f"u{step.itemsize}")) > 2 * threshold
+    where = np.flatnonzero(is_steep)
+    steps_in_row = np.bincount(where // is_steep.shape[1], minlength=len(rows_HW))
+    height = _CELL[0]
+    num_bands = len(rows_HW) // height
+    is_row = (steps_in_row >= 2 * _MIN_STROKES)[: num_bands * height].reshape(num_bands, height)
+    kept = np.repeat(is_row.sum(1) >= _MIN_ROWS, height)
+    bands_HW: NDArray[Any] = rows_HW[: num_bands * height][kept].astype(kind, copy=False)
+    return bands_HW
 
 
 def _strokes(

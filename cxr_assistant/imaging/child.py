@@ -1,7 +1,8 @@
 """The decoding side of the sandbox: a warm process that forks one disposable child for each file.
 
-Knows how to shut itself in: no new files or sockets, no core dump, a bounded amount of memory and time.
-Must not know what the decoder does; it gets its name from the parent.
+The child is forked before its file is there, so that a film does not wait for it. Knows how to shut itself
+in: no new files or sockets, no core dump, a bounded amount of memory and time. Must not know what the decoder
+does; it gets its name from the parent.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ import numpy as np
 from cxr_assistant.errors import StudyError
 from cxr_assistant.imaging import wire
 from cxr_assistant.imaging.refusals import refusal
-from cxr_assistant.imaging.shared_memory import map_memory
+from cxr_assistant.imaging.shared_memory import anonymous_memory, map_memory, map_room
 from cxr_assistant.study import Radiograph
 
 __all__ = ["ANSWER", "JOB", "READY", "REQUEST", "Bounds", "receive", "serve"]
 
 REQUEST = struct.Struct("!B")  # bytes of the session key, which follows
 ANSWER = struct.Struct("!IQ")  # bytes of the facts, bytes of pixels and tables
-READY = b"R"  # from the warm process once, and from each child
-JOB = b"J"  # with three descriptors: the socket of the job, the file, and room for pixels and tables
+READY = b"R"  # from the warm process once, and from each child with a descriptor: its room for the pixels
+JOB = b"J"  # with two descriptors: the socket of the job, and the file
+_READY_BYTES = 12 << 20  # of the room: a film of 2048 x 2500 pixels and some tables
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38  # linux/prctl.h
 
@@ -55,23 +57,45 @@ def serve(control_fd: int, decoder: str, bounds: Bounds) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a child: the kernel buries it
     gc.collect()
     gc.freeze()
-    memory = _address_space() + bounds.memory_bytes
+    bounds = bounds._replace(memory_bytes=_address_space() + bounds.memory_bytes)
+    spare = _fork(control, decode, bounds)
     control.sendall(READY)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, len(JOB), 3)
+        message, descriptors, _, _ = socket.recv_fds(control, len(JOB), 2)
         if not message:
             return
-        job_fd, *memory_fds = descriptors
-        job = socket.socket(fileno=job_fd)
-        try:
-            is_child = os.fork() == 0
-        except OSError:  # no process to be had: the parent sees a closed socket
-            is_child = False
-        if is_child:
-            _run(job, control, memory_fds, decode, bounds._replace(memory_bytes=memory))
-        job.close()
-        for descriptor in memory_fds:
+        if not _hand_on(spare, descriptors):  # it was killed while it waited
+            _hand_on(_fork(control, decode, bounds), descriptors)
+        for descriptor in descriptors:
             os.close(descriptor)
+        spare = _fork(control, decode, bounds)
+
+
+def _fork(control: socket.socket, decode: Decoder, bounds: Bounds) -> socket.socket | None:
+    """The line to a new child that waits for its file; None when there is no process to be had."""
+    try:
+        ours, theirs = socket.socketpair()
+        is_child = os.fork() == 0
+    except OSError:
+        return None
+    if is_child:
+        control.close()
+        ours.close()
+        _run(theirs, decode, bounds)
+    theirs.close()
+    return ours
+
+
+def _hand_on(child: socket.socket | None, descriptors: list[int]) -> bool:
+    """Give a child its file. False when there is none; its parent sees a socket that is closed."""
+    if child is None:
+        return False
+    with child:
+        try:
+            socket.send_fds(child, [JOB], descriptors)
+        except OSError:
+            return False
+    return True
 
 
 def _import_everything() -> None:
@@ -80,28 +104,37 @@ def _import_everything() -> None:
     import encodings.latin_1  # noqa: F401
 
     from cxr_assistant.imaging import codecs, dicom  # noqa: F401
+
+    codecs.warm_up()
+    _rehearse()
+
+
+def _rehearse() -> None:
+    """Read a small film: NumPy and Pillow import some of their parts when these are first used, and a child
+    gets its own copy of a page when it first writes to it."""
     from cxr_assistant.imaging.raster import read_png
     from cxr_assistant.imaging.rendering import encode_png
 
-    codecs.warm_up()
-    # A rehearsal: NumPy and Pillow import some of their parts when these are first used.
     read_png(encode_png(np.arange(128 * 128, dtype=np.uint16).reshape(128, 128)))
 
 
-def _run(
-    job: socket.socket, control: socket.socket, memory_fds: list[int], decode: Decoder, bounds: Bounds
-) -> NoReturn:
+def _run(line: socket.socket, decode: Decoder, bounds: Bounds) -> NoReturn:
     status = 1
     # Whatever happens, this process must not return into the loop of its parent.
     try:
-        control.close()
-        source, target = memory_fds
-        data, room = map_memory(source, is_writable=False), map_memory(target, is_writable=True)
-        limit = bounds.memory_bytes + len(data) + len(room)
-        _confine(bounds._replace(memory_bytes=limit), job.fileno())
-        job.sendall(READY)
-        (key_bytes,) = REQUEST.unpack(receive(job, REQUEST.size))
-        job.sendall(_answer(decode, data, room, bytes(receive(job, key_bytes)) or None))
+        _forgo_privileges()
+        target = anonymous_memory(wire.MAX_BLOB_BYTES)
+        room = map_room(target, ready_bytes=_READY_BYTES)
+        _rehearse()
+        message, descriptors, _, _ = socket.recv_fds(line, len(JOB), 2)
+        line.close()
+        if message:
+            job, data = socket.socket(fileno=descriptors[0]), map_memory(descriptors[1])
+            socket.send_fds(job, [READY], [target])
+            os.close(target)
+            _confine(bounds._replace(memory_bytes=bounds.memory_bytes + len(data) + len(room)), job.fileno())
+            (key_bytes,) = REQUEST.unpack(receive(job, REQUEST.size))
+            job.sendall(_answer(decode, data, room, bytes(receive(job, key_bytes)) or None))
         status = 0
     finally:
         os._exit(status)
@@ -128,7 +161,6 @@ def _confine(bounds: Bounds, highest_fd: int) -> None:
     signal.setitimer(signal.ITIMER_REAL, bounds.wall_s)
     resource.setrlimit(resource.RLIMIT_CPU, (bounds.cpu_s, bounds.cpu_s))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump is patient data
-    _forgo_privileges()
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest_fd + 1, highest_fd + 1))  # no file, no network
     limit = bounds.memory_bytes

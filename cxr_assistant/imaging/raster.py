@@ -98,7 +98,7 @@ def _gray(picture: Image.Image) -> tuple[Pixels, bool]:
     if picture.mode.startswith("I"):
         return np.asarray(picture).astype(np.uint16), False
     if picture.mode in ("L", "1") and "transparency" not in picture.info:
-        return np.asarray(picture.convert("L")), False
+        return np.asarray(picture if picture.mode == "L" else picture.convert("L")), False
     if picture.mode in ("LA", "RGBA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         ground = Image.new("RGBA", picture.size, (0, 0, 0, 255))  # transparent is air

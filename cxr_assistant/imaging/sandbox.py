@@ -1,7 +1,7 @@
 """The parent's side of decoding: one disposable child for each file, and a sentence when it dies.
 
 Knows processes and sockets; imports no decoder and believes nothing that a child says (see wire.py).
-A warm process with all codecs loaded forks the children, so that a normal film costs little.
+A warm process with all codecs loaded forks each child before its film is there, so that a film costs little.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cxr_assistant.imaging import wire
 from cxr_assistant.imaging.child import ANSWER, JOB, READY, REQUEST, Bounds, receive
@@ -43,20 +45,25 @@ class _Died(Exception):
     """The child began and gave no answer."""
 
 
-class _Memory:
-    """Anonymous memory for the time of one file."""
+@contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
-    def __init__(self, size: int) -> None:
-        try:
-            self.descriptor = anonymous_memory(size)
-        except OSError:  # no descriptor or no memory to be had
-            raise refusal("internal") from None
 
-    def __enter__(self) -> _Memory:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.descriptor)
+def _memory_with(data: bytes) -> int:
+    try:
+        descriptor = anonymous_memory(len(data))
+    except OSError:  # no descriptor to be had
+        raise refusal("internal") from None
+    try:
+        write_memory(descriptor, data)
+    except OSError:  # no memory
+        os.close(descriptor)
+        raise refusal("internal") from None
+    return descriptor
 
 
 class Sandbox:
@@ -96,18 +103,21 @@ class Sandbox:
             self._stop()
 
     def _decode(self, data: bytes, session_key: bytes | None) -> Radiograph:
-        with _Memory(len(data)) as source, _Memory(wire.MAX_BLOB_BYTES) as target:
-            write_memory(source.descriptor, data)
-            with self._hand_over(source.descriptor, target.descriptor) as job:
-                self._await_child(job)
+        with _closing(_memory_with(data)) as source, self._hand_over(source) as job:
+            with _closing(self._await_child(job)) as room:
                 facts, num_blob = self._converse(job, session_key or b"")
-            return wire.unpack(facts, copy_from(target.descriptor, num_blob))
+                return wire.unpack(facts, copy_from(room, num_blob))
 
-    def _await_child(self, job: socket.socket) -> None:
+    def _await_child(self, job: socket.socket) -> int:
+        """The memory in which the child will leave pixels and tables; it has not seen the file yet."""
+        job.settimeout(self._bounds.wall_s + _GRACE_S)
         try:
-            receive(job, len(READY), self._deadline())
+            message, descriptors, _, _ = socket.recv_fds(job, len(READY), 1)
         except OSError:
             raise _NotStarted from None
+        if not message or len(descriptors) != 1:
+            raise _NotStarted
+        return descriptors[0]
 
     def _converse(self, job: socket.socket, key: bytes) -> tuple[bytes, int]:
         """What the child says of the file, and how many bytes of pixels and tables it left in the memory."""
@@ -124,8 +134,8 @@ class Sandbox:
     def _deadline(self) -> float:
         return time.monotonic() + self._bounds.wall_s + _GRACE_S
 
-    def _hand_over(self, *memory: int) -> socket.socket:
-        """Our end of a socket whose other end belongs to a new child that sees `memory`."""
+    def _hand_over(self, source: int) -> socket.socket:
+        """Our end of a socket whose other end belongs to a child that sees `source`."""
         with self._lock:
             if not self._is_alive():
                 self._start()
@@ -133,7 +143,7 @@ class Sandbox:
             ours, theirs = socket.socketpair()
             with theirs:
                 try:
-                    socket.send_fds(self._control, [JOB], [theirs.fileno(), *memory])
+                    socket.send_fds(self._control, [JOB], [theirs.fileno(), source])
                 except OSError:
                     ours.close()
                     raise _NotStarted from None
@@ -178,8 +188,14 @@ class Sandbox:
 
 def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    # One thread: a library's thread pool does not survive a fork.
-    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    # One thread: a library's thread pool does not survive a fork. Huge pages: a film is a few of them, and
+    # a fault for each of its 2,500 small ones costs more than many a decoder (glibc manual, 3.2.4).
+    return kept | {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    }
 
 
 _default: Sandbox | None = None

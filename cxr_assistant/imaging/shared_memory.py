@@ -9,8 +9,11 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from contextlib import suppress
 
-__all__ = ["anonymous_memory", "copy_from", "map_memory", "write_memory"]
+__all__ = ["anonymous_memory", "copy_from", "map_memory", "map_room", "write_memory"]
+
+_MADV_POPULATE_WRITE = 23  # linux/mman.h, since Linux 5.14; not in Python 3.11's mmap
 
 
 def anonymous_memory(size: int) -> int:
@@ -37,20 +40,27 @@ def _posix_memory(size: int) -> int:
     return descriptor
 
 
-def map_memory(descriptor: int, *, is_writable: bool) -> memoryview:
-    """All of it, in place; the descriptor is closed. For the child, which trusts its parent."""
+def map_memory(descriptor: int) -> memoryview:
+    """All of it, in place, to be read; the descriptor is closed. For the child, which trusts its parent."""
     size = os.fstat(descriptor).st_size
-    access = mmap.ACCESS_WRITE if is_writable else mmap.ACCESS_READ
-    mapping = memoryview(mmap.mmap(descriptor, size, access=access) if size else b"")
+    mapping = memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) if size else b"")
     os.close(descriptor)
     return mapping
 
 
+def map_room(descriptor: int, *, ready_bytes: int) -> memoryview:
+    """All of it, in place and to be written; the first `ready_bytes` cost no fault any more."""
+    mapping = mmap.mmap(descriptor, os.fstat(descriptor).st_size, access=mmap.ACCESS_WRITE)
+    with suppress(OSError):  # an older kernel, or macOS: then each page comes when it is written
+        mapping.madvise(_MADV_POPULATE_WRITE, 0, ready_bytes)
+    return memoryview(mapping)
+
+
 def write_memory(descriptor: int, data: bytes) -> None:
-    """Put `data` at the beginning."""
-    if data:
-        with mmap.mmap(descriptor, len(data)) as mapping:
-            mapping[:] = data
+    """Put `data` at the beginning. Written, not mapped: a mapping costs a fault for every page."""
+    view, position = memoryview(data), 0
+    while position < len(view):
+        position += os.pwrite(descriptor, view[position:], position)
 
 
 def copy_from(descriptor: int, size: int) -> bytearray:

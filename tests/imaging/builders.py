@@ -31,7 +31,8 @@ def thorax(height: int = 96, width: int = 80, bits: int = 12) -> NDArray[np.uint
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     gray = 0.15 + 0.5 * y + 0.2 * x - 0.3 * np.exp(-((x - 0.3) ** 2 + (y - 0.5) ** 2) * 20)
     gray += np.random.default_rng(5).normal(0, 0.005, gray.shape)
-    return (gray.clip(0, 1) * (2**bits - 1)).astype(np.uint16)
+    stored: NDArray[np.uint16] = (gray.clip(0, 1) * (2**bits - 1)).astype(np.uint16)
+    return stored
 
 
 def data_set(pixels: NDArray[Any], bits: int = 12, **elements: Any) -> Dataset:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
 import time
 import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -21,26 +25,73 @@ from cxr_assistant.ui.web.login import Users, add_user
 from cxr_assistant.ui.web.metrics import Metrics, serve_metrics
 from cxr_assistant.ui.web.ownership import Browsers
 from cxr_assistant.ui.web.profiles import check_profile
-from cxr_assistant.ui.web.uploads import clear_leftovers, sweep
+from cxr_assistant.ui.web.uploads import UPLOAD_LIFE_S, Sweeper, clear_leftovers, receive_files
 
 # Uploads ------------------------------------------------------------------------------------------------
 
 
-def _aged(path: Path, seconds: float) -> None:
-    os.utime(path, (time.time() - seconds,) * 2)
+@pytest.mark.requirement("P6")
+def test_files_that_nobody_fetched_and_empty_folders_are_swept(tmp_path: Path) -> None:
+    now = [0.0]
+    sweeper = Sweeper(tmp_path, lambda: now[0])
+    folder, lock = tmp_path / "folder", tmp_path / ".lock"
+    folder.mkdir()
+    lock.touch()
+    old, new = folder / "old", tmp_path / "new"
+    old.write_bytes(b"film")
+    assert sweeper.sweep() == []
+    now[0] += UPLOAD_LIFE_S - 1
+    new.write_bytes(b"film")
+    assert sweeper.sweep() == []
+    now[0] += 1
+    assert sweeper.sweep() == [old]
+    assert set(tmp_path.iterdir()) == {lock, folder, new}
+    sweeper.clear()
+    assert list(tmp_path.iterdir()) == [lock]
 
 
 @pytest.mark.requirement("P6")
-def test_files_that_nobody_fetched_and_empty_folders_are_swept(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    old, new = tmp_path / "folder" / "old", tmp_path / "new"
-    for path in (old, new):
-        path.write_bytes(b"film")
-    _aged(old, 60)
-    assert sweep(tmp_path) == [old]
-    _aged(tmp_path / "folder", 60)
-    sweep(tmp_path)
-    assert list(tmp_path.iterdir()) == [new]
+def test_an_upload_that_still_grows_stays(tmp_path: Path) -> None:
+    now = [0.0]
+    sweeper = Sweeper(tmp_path, lambda: now[0])
+    film = tmp_path / "film"
+    for second in range(3):
+        film.write_bytes(b"film" * second)
+        os.utime(film, ns=(second, second))
+        assert sweeper.sweep() == []
+        now[0] += UPLOAD_LIFE_S
+
+
+@pytest.mark.requirement("D7")
+def test_files_that_are_fetched_while_they_are_counted_disturb_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty visitors at once: the film of one is read and gone between two looks of another's upload."""
+    listed = os.scandir
+
+    def list_and_lose(directory: Path) -> Any:
+        entries = list(listed(directory))
+        (tmp_path / "film").unlink(missing_ok=True)
+        return nullcontext(entries)
+
+    (tmp_path / "film").write_bytes(b"film")
+    monkeypatch.setattr(os, "scandir", list_and_lose)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="files"; filename="x"\r\n\r\nfilm\r\n--b--\r\n'
+
+    kind = "multipart/form-data; boundary=b"
+    (path,) = asyncio.run(receive_files(body(), kind, tmp_path, Limits()))
+    assert path.read_bytes() == b"film"
+
+
+@pytest.mark.requirement("P6", "D3")
+def test_a_clock_that_was_set_makes_no_fresh_upload_old(tmp_path: Path) -> None:
+    sweeper = Sweeper(tmp_path, lambda: 0.0)
+    film = tmp_path / "film"
+    film.write_bytes(b"film")
+    os.utime(film, (time.time() - 86_400,) * 2)  # what it looks like once the clock has jumped a day ahead
+    assert sweeper.sweep() == [] and film.exists()
 
 
 @pytest.mark.requirement("P6")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 
 from cxr_assistant.settings import read_settings
 from cxr_assistant.ui.app import build_app, launch
-from cxr_assistant.ui.web import make_upload_dir
+from cxr_assistant.ui.web import heads, make_upload_dir
 from cxr_assistant.ui.web.allowlist import find_rule
 from tests.ui.doubles import FINDINGS, ScriptedAssistant, ScriptedWorker, on_a_loop, png_bytes
 
@@ -319,6 +321,28 @@ def test_an_answer_that_nobody_listens_to_ends(app: App, slow: ScriptedWorker) -
     flag.born_at -= 301
     page.left_at -= 301
     until(lambda: slow.running == 0)
+
+
+@pytest.mark.requirement("D7")
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: "], ids=["nothing", "half a head"])
+def test_a_client_that_never_finishes_the_head_of_a_request_is_let_go(
+    app: App, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(heads, "HEAD_S", 0.3)
+    whole = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", httpx.URL(app.url).port or 80), timeout=20) as connection:
+        connection.sendall(sent)
+        assert connection.recv(1) == b""  # closed by the server, without a word
+    with socket.create_connection(("127.0.0.1", httpx.URL(app.url).port or 80), timeout=20) as connection:
+        connection.sendall(whole)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 OK")
+        time.sleep(0.5)
+        connection.setblocking(False)
+        with suppress(BlockingIOError):
+            assert connection.recv(65_536)  # the rest of the first answer
+        connection.settimeout(20)
+        connection.sendall(whole)  # a connection that rests between two requests is kept
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_what_was_found_is_what_the_demonstration_says(app: App) -> None:

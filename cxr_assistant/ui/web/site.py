@@ -31,6 +31,7 @@ from cxr_assistant.ui.switchboard import CancelFlag, Ending
 from cxr_assistant.ui.web.audit import ACTIONS, AuditLog
 from cxr_assistant.ui.web.doors import health_routes, login_routes
 from cxr_assistant.ui.web.guard import Guard
+from cxr_assistant.ui.web.heads import BoundedHeads
 from cxr_assistant.ui.web.limits import Admission
 from cxr_assistant.ui.web.login import Users
 from cxr_assistant.ui.web.metrics import Metrics, serve_metrics
@@ -265,6 +266,7 @@ class _Server(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             ws="none",
+            http=BoundedHeads,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=STOP_S,
             limit_concurrency=site.settings.limits.max_pages * 4 + 100,

@@ -14,7 +14,7 @@ from time import monotonic
 from cxr_assistant.settings import Limits
 from cxr_assistant.ui.switchboard import Ending, Switchboard
 from cxr_assistant.ui.web.ownership import Ledger
-from cxr_assistant.ui.web.uploads import sweep
+from cxr_assistant.ui.web.uploads import Sweeper
 
 __all__ = ["Tending"]
 
@@ -41,7 +41,7 @@ class Tending:
         self._limits = limits
         self._ledger = ledger
         self._switchboards = tuple(switchboards)
-        self._upload_dir = upload_dir
+        self._uploads = Sweeper(upload_dir, clock)
         self._forget = forget
         self._clock = clock
         self._swept_at = float("-inf")
@@ -56,7 +56,7 @@ class Tending:
         self._is_over.set()
         for page in self._ledger.pages():
             self._end(page.name)
-        sweep(self._upload_dir, older_than_s=0)
+        self._uploads.clear()
 
     def round(self) -> None:
         for name in self._ledger.stalled(self._limits.stall_s):
@@ -67,7 +67,7 @@ class Tending:
             self._end(name)
         if self._clock() - self._swept_at >= SWEEP_S:
             self._swept_at = self._clock()
-            sweep(self._upload_dir)
+            self._uploads.sweep()
             self._ledger.forget_files(lambda path: not Path(path).exists())
 
     def _unheard(self) -> list[str]:

@@ -12,11 +12,11 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import Any
 
 from python_multipart.exceptions import FormParserError
@@ -25,7 +25,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from cxr_assistant.settings import Limits
 from cxr_assistant.ui.web.refusals import Refused
 
-__all__ = ["UPLOAD_LIFE_S", "clear_leftovers", "make_upload_dir", "receive_files", "sweep"]
+__all__ = ["UPLOAD_LIFE_S", "Sweeper", "clear_leftovers", "make_upload_dir", "receive_files"]
 
 UPLOAD_LIFE_S = 45.0
 """An upload that was not read after this many seconds never will be: reading begins at once."""
@@ -76,20 +76,53 @@ def _is_abandoned(directory: Path) -> bool:
     return True
 
 
-def sweep(directory: Path, *, older_than_s: float = UPLOAD_LIFE_S) -> list[Path]:
-    """Remove files that nobody fetched and directories that hold nothing; the files that were removed."""
-    removed, oldest = [], time() - older_than_s
-    for folder, _, names in os.walk(directory, topdown=False):
-        for path in (Path(folder, name) for name in names if name != _LOCK_NAME):
-            if path.lstat().st_mtime <= oldest:
-                path.unlink(missing_ok=True)
-                removed.append(path)
-        if Path(folder) != directory and Path(folder).lstat().st_mtime <= oldest:
-            try:
-                os.rmdir(folder)
-            except OSError:
-                pass  # something in it is still fresh
-    return removed
+class Sweeper:
+    """Removes uploads that nobody fetched.
+
+    A file's age counts from when it was last seen to change, on a clock that nobody can set: by its date, a
+    jump of the machine's clock would make an upload of this moment look old, or an old one stay.
+    """
+
+    def __init__(self, directory: Path, clock: Callable[[], float] = monotonic) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._changed: dict[Path, tuple[int, float]] = {}  # date in the file system, and when that was seen
+
+    def sweep(self) -> list[Path]:
+        """Remove what has lain there for UPLOAD_LIFE_S; the files and folders that went."""
+        now, known, self._changed = self._clock(), self._changed, {}
+        removed = []
+        for path in self._everything():
+            with suppress(OSError):  # fetched at this moment, or something in the folder is still fresh
+                date = path.lstat().st_mtime_ns
+                known_date, seen_at = known.get(path, (date, now))
+                self._changed[path] = (date, seen_at if date == known_date else now)
+                if now - self._changed[path][1] >= UPLOAD_LIFE_S:
+                    _remove(path)
+                    removed.append(path)
+        return removed
+
+    def clear(self) -> None:
+        """Remove everything: the session of everybody is over."""
+        for path in self._everything():
+            with suppress(OSError):
+                _remove(path)
+
+    def _everything(self) -> list[Path]:
+        """All files and folders but the lock, what is in a folder before the folder."""
+        return [
+            Path(folder, name)
+            for folder, folders, names in os.walk(self._directory, topdown=False)
+            for name in [*names, *folders]
+            if name != _LOCK_NAME
+        ]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    else:
+        path.unlink()
 
 
 async def receive_files(
@@ -194,5 +227,9 @@ class _Writer:
 
 
 def _bytes_in(directory: Path) -> int:
+    num_bytes = 0
     with os.scandir(directory) as entries:
-        return sum(entry.stat(follow_symlinks=False).st_size for entry in entries if entry.is_file())
+        for entry in entries:
+            with suppress(FileNotFoundError):  # fetched since it was listed
+                num_bytes += entry.stat(follow_symlinks=False).st_size if entry.is_file() else 0
+    return num_bytes
