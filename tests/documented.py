@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -28,7 +29,8 @@ def run_section(document: Path, heading: str, address: str) -> list[str]:
         source = block.replace(ADDRESS, address.rstrip("/")).replace(
             '"examples/', f'"{PROJECT_ROOT}/examples/'
         )
-        with redirect_stdout(StringIO()) as output:
-            exec(compile(source, document.name, "exec"), namespace)
+        # In a thread of its own: the driver of browser tests keeps a loop running in this one.
+        with redirect_stdout(StringIO()) as output, ThreadPoolExecutor(1) as thread:
+            thread.submit(exec, compile(source, document.name, "exec"), namespace).result()
         printed.append(output.getvalue())
     return printed

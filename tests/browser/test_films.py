@@ -203,7 +203,7 @@ def test_as_the_model_sees_it(hang: Callable[..., Any]) -> None:
     assert padded[..., 0].max() > 200
     page.focus(".stage")
     page.keyboard.press("s")
-    assert page.locator(".hud-model").is_hidden()
+    page.locator(".hud-model").wait_for(state="hidden")
 
 
 def test_a_drag_costs_what_the_screen_costs_and_not_what_the_film_costs(hang: Callable[..., Any]) -> None:

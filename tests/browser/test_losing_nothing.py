@@ -12,7 +12,7 @@ import pytest
 
 from cxr_assistant.ui.viewer import read_asset
 from tests.browser.conftest import OPENING_MS
-from tests.browser.pages import answered, ask, demonstrate, last_answer
+from tests.browser.pages import ask, demonstrate, last_answer
 from tests.ui.doubles import ScriptedWorker
 
 # A server of which a test says what comes when: `say` writes on the stream, `join` answers a question.
@@ -116,8 +116,7 @@ def test_a_page_that_is_cut_off_during_an_answer_goes_on(
     page.wait_for_selector(".caret")
     cut_off(app)
     page.wait_for_selector(".connection[data-kind=back]")
-    answered(page)
-    assert "Stopped." in page.locator(".log article").last.inner_text()
+    page.wait_for_selector(".log article:last-of-type :text('Stopped.')")
     worker.word_delay_s = 0.0
     ask(page, "Heart?")
     assert "Heart?" in last_answer(page)
