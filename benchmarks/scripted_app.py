@@ -2,7 +2,8 @@
 
 `python benchmarks/scripted_app.py` reads the same settings as `python app.py`. Everything but the model is
 the product's own: web layer, decoding child, engine process. CXR_SCRIPT_WORDS and CXR_SCRIPT_DELAY_MS say
-how long an answer is; with CXR_SCRIPT_PROMPTS, all that reaches the engine is written to that file.
+how long an answer is; with CXR_SCRIPT_PROMPTS, all that reaches the engine is written to that file, and with
+CXR_SCRIPT_MARKS, when an answer began and when nothing was done for it any more (time.monotonic).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from cxr_assistant.generation import (
     GenerationRequest,
     IsCancelled,
     Prefilled,
+    Queued,
     TextDelta,
     Usage,
 )
@@ -34,12 +36,14 @@ LAST_WORDS = "That is all."
 
 
 class ScriptedService:
-    """Answers any question with numbered words. "die", "crash" and "memory" do what they say."""
+    """Answers any question with numbered words. "die", "crash" and "memory" do what they say; "wait" is never
+    its turn, and the prompt of "read" takes for ever to read."""
 
     def __init__(self) -> None:
         self._num_words = int(os.environ.get("CXR_SCRIPT_WORDS") or 30)
         self._delay_s = float(os.environ.get("CXR_SCRIPT_DELAY_MS") or 10) / 1000
         self._prompts = os.environ.get("CXR_SCRIPT_PROMPTS")
+        self._marks = os.environ.get("CXR_SCRIPT_MARKS")
 
     resident = ("embedded",)
     device = None
@@ -51,10 +55,25 @@ class ScriptedService:
         """It remembers nobody."""
 
     def generate(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
+        self._mark("begun")
+        try:
+            yield from self._answer(request, is_cancelled)
+        finally:
+            self._mark("idle")
+
+    def _mark(self, what: str) -> None:
+        if self._marks:
+            with open(self._marks, "a", encoding="ascii") as file:
+                file.write(f"{what} {time.monotonic()}\n")
+
+    def _answer(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
         if self._prompts:
             with open(self._prompts, "a", encoding="utf-8") as file:
                 file.write(_everything_in(request) + "\n")
         question = request.conversation.last_question
+        while question.startswith(("wait", "read")) and not is_cancelled():
+            yield Queued(int(question.startswith("wait")))
+            time.sleep(self._delay_s)
         yield Prefilled(600)
         for number in range(self._num_words):
             if is_cancelled():

@@ -84,6 +84,9 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
 
 def _warm_up(assistant: Assistant) -> None:
+    from cxr_assistant.imaging.sandbox import default_sandbox
+
+    default_sandbox().start()
     # What is wrong with the weights is said to the person who asks, at the first question.
     with suppress(CxrAssistantError):
         assistant.warm_up()

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from cxr_assistant.imaging import wire
 from cxr_assistant.imaging.child import ANSWER, JOB, READY, REQUEST, Bounds, receive
@@ -93,8 +93,11 @@ class Sandbox:
             raise refusal("internal") from None
 
     def start(self) -> None:
-        """Make the warm process ready, so that the first film does not wait for imports."""
-        with self._lock:
+        """Make the warm process ready, so that the first film does not wait for imports.
+
+        Where that fails nothing is said: the first film tries again.
+        """
+        with self._lock, suppress(_NotStarted):
             if not self._is_alive():
                 self._start()
 

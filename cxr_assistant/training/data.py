@@ -75,7 +75,7 @@ def encode_phantom(phantom: Phantom, spec: ImageSpec, patches: int) -> dict[str,
     lateral = phantom.view.is_lateral
     presence = []
     for kind, side in PRESENCE:
-        hidden = lateral and (side is not None or kind.value in _FRONTAL_ONLY)
+        hidden = lateral and (side is not None or kind.is_frontal_only)
         there = any(m.kind is kind and (side is None or m.side is side) for m in stated)
         presence.append(IGNORED if hidden else int(there))
     severity = []
@@ -94,9 +94,6 @@ def encode_phantom(phantom: Phantom, spec: ImageSpec, patches: int) -> dict[str,
             "kinds": sorted({m.kind.value for m in stated}),
         },
     }
-
-
-_FRONTAL_ONLY = ("cardiomegaly", "pneumothorax", "atelectasis")
 
 
 def _patch_masks(phantom: Phantom, size_px: int, patches: int) -> NDArray[np.uint8]:

@@ -169,7 +169,7 @@ class ReadingRoom:
 
     # Views.
 
-    def menu_view(self, session: Session) -> dict[str, str]:
+    def menu_view(self, session: Session) -> dict[str, Any]:
         menu = self._assistant.list_checkpoints()
         shelf = cards.Shelf(
             ready=self._ready(),
@@ -177,7 +177,7 @@ class ReadingRoom:
             fits={c.name: self._assistant.list_fits(c.name) for c in menu},
             precision=session.precision,
         )
-        return {"html": cards.model_menu(menu, session.checkpoint, shelf)}
+        return {"html": cards.model_menu(menu, session.checkpoint, shelf), "choices": session.choices}
 
     def fetch_view(self, view: FetchView | None) -> dict[str, Any]:
         known = {c.name: c for c in self._assistant.list_checkpoints()}

@@ -58,6 +58,7 @@ class Session:
     truth: Truth | None = None
     counter: int = 0
     decoding: Decoding = field(default_factory=Decoding)
+    choices: int = 0  # how often a model was chosen: what was drawn before the last choice is out of date
 
     # The study ---------------------------------------------------------------------------------
 
@@ -105,10 +106,16 @@ class Session:
 
     def new_study(self) -> Session:
         """An empty room with the same model: new key, so nothing links one patient to the next."""
-        return Session(self.checkpoint, self.precision, counter=self.counter, decoding=self.decoding)
+        return Session(
+            self.checkpoint,
+            self.precision,
+            counter=self.counter,
+            decoding=self.decoding,
+            choices=self.choices,
+        )
 
     def choosing(self, checkpoint: str, precision: str = "") -> Session:
-        return replace(self, checkpoint=checkpoint, precision=precision)
+        return replace(self, checkpoint=checkpoint, precision=precision, choices=self.choices + 1)
 
     @property
     def name(self) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from cxr_assistant.engine.service import Health, WorkerState
+from cxr_assistant.models.precision import Device
 from tests.browser.conftest import PHONE, OpenPage, opener
 from tests.browser.pages import (
     answered,
@@ -143,6 +146,40 @@ def test_a_follow_up_is_asked_with_one_press(study: Any) -> None:
     study.wait_for_function("document.querySelectorAll('[data-testid=user]').length === 2")
     answered(study)
     assert questions(study)[-1] == offered
+
+
+@pytest.fixture
+def slow_refresh(worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first look at what fits takes long, and finds that less memory is free than before."""
+    times = iter([1.0])
+    found = Health(
+        WorkerState.READY, worker.resident, device=Device("cuda", "a GPU", 20 << 30, 24 << 30, (8, 9))
+    )
+
+    def look() -> Health:
+        time.sleep(next(times, 0.0))
+        return found
+
+    monkeypatch.setattr(worker, "health", look)
+
+
+def test_a_choice_is_not_undone_by_the_menu_that_was_drawn_before_it(page: Any, slow_refresh: None) -> None:
+    """Opening the menu asks for its newest state; that reply comes after the reply to a quick choice."""
+    page.focus(".model-menu summary")
+    page.keyboard.press("Enter")
+    page.click("#menu [data-model=chexagent]")
+    page.wait_for_selector(".model-menu summary:has-text('CheXagent')")
+    page.wait_for_timeout(1500)
+    assert "CheXagent" in page.inner_text(".model-menu summary")
+
+
+def test_a_menu_that_is_drawn_anew_leaves_the_keyboard_where_it_was(page: Any, slow_refresh: None) -> None:
+    tab_to(page, ".model-menu summary")
+    page.keyboard.press("Enter")
+    tab_to(page, "#menu [data-model=chexagent]")
+    page.evaluate("document.querySelector('#menu details').isOld = true")
+    page.wait_for_function("!document.querySelector('#menu details').isOld")
+    assert page.evaluate("document.activeElement.matches('#menu [data-model=chexagent]')")
 
 
 def test_upload_ask_box_and_copy_by_keyboard_alone(page: Any, screenshot: Callable[[Any, str], None]) -> None:

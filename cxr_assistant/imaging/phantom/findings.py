@@ -48,6 +48,11 @@ class FindingKind(StrEnum):
     def has_zone(self) -> bool:
         return self in (FindingKind.CONSOLIDATION, FindingKind.NODULE, FindingKind.MASS)
 
+    @property
+    def is_frontal_only(self) -> bool:
+        """Whether a lateral film shows too little of it for anybody to report it."""
+        return self in (FindingKind.CARDIOMEGALY, FindingKind.PNEUMOTHORAX, FindingKind.ATELECTASIS)
+
 
 class Side(StrEnum):
     """Side of the patient, not of the picture."""

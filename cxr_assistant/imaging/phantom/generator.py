@@ -91,7 +91,6 @@ VISIBILITY = {
     FindingKind.CENTRAL_LINE: Threshold(0.06, 0.8),
     FindingKind.PACEMAKER: Threshold(0.12, 2.0),
 }
-_FRONTAL_ONLY = (FindingKind.CARDIOMEGALY, FindingKind.PNEUMOTHORAX, FindingKind.ATELECTASIS)
 
 
 class SeedRange(NamedTuple):
@@ -289,7 +288,7 @@ def _judge(
     mask = contrast >= threshold.contrast
     area = float(mask.sum()) * display.pixel_cm**2
     shown = area >= threshold.area_cm2
-    shown &= display.acquisition.view.is_frontal or request.kind not in _FRONTAL_ONLY
+    shown &= display.acquisition.view.is_frontal or not request.kind.is_frontal_only
     peak = float(np.percentile(contrast[mask], 90)) if mask.any() else float(contrast.max())
     finding = PhantomFinding(
         kind=request.kind,

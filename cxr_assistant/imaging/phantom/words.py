@@ -50,7 +50,6 @@ NOUNS = {
 }
 _UNCOUNTED = (K.CARDIOMEGALY, K.CONSOLIDATION, K.PULMONARY_EDEMA, K.ATELECTASIS)
 _DEVICES = (K.ENDOTRACHEAL_TUBE, K.CENTRAL_LINE, K.PACEMAKER)
-_NOT_ON_LATERAL = (K.CARDIOMEGALY, K.PNEUMOTHORAX, K.ATELECTASIS)
 
 
 class Mention(NamedTuple):
@@ -231,7 +230,7 @@ def _phrase(mention: Mention) -> str:
 
 
 def _cannot_tell(kind: FindingKind, view: ViewPosition) -> bool:
-    return view.is_lateral and kind in _NOT_ON_LATERAL
+    return view.is_lateral and kind.is_frontal_only
 
 
 def _presence(

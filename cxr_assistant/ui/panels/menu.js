@@ -21,13 +21,21 @@ place.addEventListener("toggle", () => { if (menu().open) trigger("refresh", {})
 document.addEventListener("click", (event) => { if (!event.composedPath().includes(element)) close(); });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape" && menu()?.open) { close(); menu().querySelector("summary").focus(); } });
 
+// What has the focus, in words that find it in a menu drawn anew: somebody may be on the way through it by Tab.
+function focused() {
+  const held = place.contains(document.activeElement) ? document.activeElement : null;
+  const kind = held && ["model", "plan", "precision"].find((kind) => kind in held.dataset);
+  return held && (kind ? `[data-${kind}="${CSS.escape(held.dataset[kind])}"]` : "summary");
+}
 function show(value) {
-  if (place.source === value.html) return;
-  const isOpen = menu()?.open ?? false, hadFocus = place.contains(document.activeElement);
+  // A reply to opening may arrive after the reply to a choice, and would show the model that was left.
+  if (place.source === value.html || value.choices < place.choices) return;
+  place.choices = value.choices;
+  const isOpen = menu()?.open ?? false, selector = focused();
   place.source = value.html;
   place.innerHTML = value.html;
   menu().open = isOpen;
-  if (hadFocus) menu().querySelector("summary").focus();
+  if (selector) (menu().querySelector(selector) ?? menu().querySelector("summary")).focus();
 }
 watch("value", () => show(props.value));
 show(props.value);
