@@ -67,7 +67,8 @@ def render_for_model(radiograph: Radiograph, rendering: Rendering) -> NDArray[np
         return cast(NDArray[np.uint8], levels.astype(np.uint8))
     # MIMIC-CXR-JPG (Johnson et al., arXiv 1901.07042): shift to zero, divide by the largest value,
     # truncate to 8 bits, invert MONOCHROME1, then OpenCV's equalizeHist.
-    # TODO(limit): these steps were recalled, not re-read in the paper.
+    # TODO(limit): the paper was not re-read for this. The conversion that QTIM-Lab/PXS-score credits to
+    # CheXpert's first author takes the same steps in the same order.
     film = _in_whole_numbers(radiograph)
     low, high = _range_of(film)
 
