@@ -3,8 +3,10 @@
 `python benchmarks/cancel.py --rounds 100 --json` serves the app around an engine process that speaks from a
 script and ends its answers while they wait, while the prompt is read and while words come. The clock starts
 before the request of the button is sent, or before the tab's connection is closed, and stops where the
-engine's own process is done with the answer. With --json it writes results/cancel.json. Exit status 1 when a
-99th percentile is above its limit; a cancel that is lost ends the run.
+engine's own process is done with the answer. The engine is scripted, so the rows measure the way from the
+page to its process; what a real queue and a real prefill make of a cancel is held by tests/engine. With
+--json it writes results/cancel.json. Exit status 1 when a 99th percentile is above its limit; a cancel that
+is lost ends the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every test may ask for; and no test may leave the machine unless it is marked `network`."""
+"""What every test may ask for; and no test may connect to another machine unless it is marked `network`."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def _run(line: socket.socket, decode: Decoder, bounds: Bounds) -> NoReturn:
             job, data = socket.socket(fileno=descriptors[0]), map_memory(descriptors[1])
             socket.send_fds(job, [READY], [target])
             os.close(target)
-            _confine(bounds._replace(memory_bytes=bounds.memory_bytes + len(data) + len(room)), job.fileno())
+            _confine(bounds._replace(memory_bytes=bounds.memory_bytes + len(data) + len(room)))
             (key_bytes,) = REQUEST.unpack(receive(job, REQUEST.size))
             job.sendall(_answer(decode, data, room, bytes(receive(job, key_bytes)) or None))
         status = 0
@@ -156,13 +156,13 @@ def _answer(decode: Decoder, data: memoryview, room: memoryview, key: bytes | No
     return ANSWER.pack(len(facts), size) + facts
 
 
-def _confine(bounds: Bounds, highest_fd: int) -> None:
+def _confine(bounds: Bounds) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, even inside of a codec
     signal.setitimer(signal.ITIMER_REAL, bounds.wall_s)
     resource.setrlimit(resource.RLIMIT_CPU, (bounds.cpu_s, bounds.cpu_s))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump is patient data
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest_fd + 1, highest_fd + 1))  # no file, no network
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # no new file or socket; those that are open stay
     limit = bounds.memory_bytes
     with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

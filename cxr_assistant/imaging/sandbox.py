@@ -120,6 +120,7 @@ class Sandbox:
             raise _NotStarted from None
         if not message or len(descriptors) != 1:
             raise _NotStarted
+        os.set_inheritable(descriptors[0], False)  # as every other descriptor here; recv_fds does not say so
         return descriptors[0]
 
     def _converse(self, job: socket.socket, key: bytes) -> tuple[bytes, int]:
@@ -143,7 +144,10 @@ class Sandbox:
             if not self._is_alive():
                 self._start()
             assert self._control is not None
-            ours, theirs = socket.socketpair()
+            try:
+                ours, theirs = socket.socketpair()
+            except OSError:  # no descriptor to be had
+                raise _NotStarted from None
             with theirs:
                 try:
                     socket.send_fds(self._control, [JOB], [theirs.fileno(), source])
@@ -157,7 +161,18 @@ class Sandbox:
 
     def _start(self) -> None:
         self._stop()
+        try:
+            self._launch()
+            assert self._control is not None
+            receive(self._control, len(READY))
+        except OSError:  # no process or descriptor to be had, or the warm process died
+            self._stop()
+            raise _NotStarted from None
+
+    def _launch(self) -> None:
         ours, theirs = socket.socketpair()
+        self._control, self._owner = ours, os.getpid()
+        ours.settimeout(_START_TIMEOUT_S)
         with theirs:
             arguments = json.dumps([sys.path, theirs.fileno(), self._decoder, list(self._bounds)])
             self._warm = subprocess.Popen(
@@ -168,13 +183,6 @@ class Sandbox:
                 stderr=subprocess.DEVNULL,  # decoders print values of a file
                 env=_environment(),
             )
-        self._control, self._owner = ours, os.getpid()
-        ours.settimeout(_START_TIMEOUT_S)
-        try:
-            receive(ours, len(READY))
-        except OSError:
-            self._stop()
-            raise _NotStarted from None
 
     def _stop(self) -> None:
         if self._control is not None:

@@ -58,6 +58,10 @@ def map_room(descriptor: int, *, ready_bytes: int) -> memoryview:
 
 def write_memory(descriptor: int, data: bytes) -> None:
     """Put `data` at the beginning. Written, not mapped: a mapping costs a fault for every page."""
+    if data and not hasattr(os, "memfd_create"):  # macOS: its shared memory can only be mapped
+        with mmap.mmap(descriptor, len(data)) as mapping:
+            mapping[:] = data
+        return
     view, position = memoryview(data), 0
     while position < len(view):
         position += os.pwrite(descriptor, view[position:], position)

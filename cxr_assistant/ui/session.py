@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import time
 from dataclasses import dataclass, field, replace
 
 from cxr_assistant.conversation import Conversation
@@ -58,7 +59,8 @@ class Session:
     truth: Truth | None = None
     counter: int = 0
     decoding: Decoding = field(default_factory=Decoding)
-    choices: int = 0  # how often a model was chosen: what was drawn before the last choice is out of date
+    # Rises with every choice of a model and with every new session: what was drawn before is out of date.
+    choices: int = field(default_factory=lambda: time.monotonic_ns() // 10**6)
 
     # The study ---------------------------------------------------------------------------------
 

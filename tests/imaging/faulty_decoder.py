@@ -7,12 +7,15 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from typing import Any
 
 import numpy as np
 
 from cxr_assistant.study import Radiograph
+
+WRITTEN = f"{tempfile.gettempdir()}/cxr-decoder-was-here-{os.getuid()}"
 
 
 class Panic(BaseException):
@@ -25,7 +28,28 @@ def decode(data: memoryview, session_key: bytes | None) -> Radiograph:
         return _FAULTS[fault]()  # type: ignore[no-any-return]
     if fault == "environment" and "HF_TOKEN" in os.environ:
         raise Panic
+    return _fine()
+
+
+def _fine() -> Radiograph:
     return Radiograph(np.arange(1600, dtype=np.uint16).reshape(40, 40), 12, source="DICOM")
+
+
+def _open() -> Radiograph:
+    """A film, should this come off: a test that expects an error would notice."""
+    with open(__file__) as file:
+        file.read(1)
+    return _fine()
+
+
+def _connect() -> Radiograph:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM):
+        return _fine()
+
+
+def _make_pipe() -> Radiograph:
+    os.pipe()
+    return _fine()
 
 
 def _panic() -> Any:
@@ -41,10 +65,10 @@ def _allocate() -> Any:
     return Radiograph(np.ones((40_000, 40_000), np.uint8), 8)
 
 
-def _write() -> Any:
+def _write() -> Radiograph:
     os.write(1, b"x")  # stdout of the child is nowhere
-    with open("/tmp/decoder-was-here", "w") as file:
-        file.write("x")
+    with open(WRITTEN, "w"):
+        return _fine()
 
 
 def _flood() -> Any:
@@ -73,8 +97,9 @@ _FAULTS = {
     "spin": _spin,
     "sleep": lambda: time.sleep(60),
     "allocate": _allocate,
-    "open": lambda: open(__file__).read(),
-    "connect": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
+    "open": _open,
+    "connect": _connect,
+    "pipe": _make_pipe,
     "write": _write,
     "flood": _flood,
     "trickle": _trickle,

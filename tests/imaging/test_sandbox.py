@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from cxr_assistant.imaging.sandbox import Bounds, Sandbox, default_sandbox
 from cxr_assistant.imaging.shared_memory import anonymous_memory, copy_from, write_memory
 from cxr_assistant.settings import PROJECT_ROOT
 from tests.imaging.builders import dicom, picture, thorax
+from tests.imaging.faulty_decoder import WRITTEN
 
 FILM = dicom()
 
@@ -36,14 +38,31 @@ def faulty() -> Iterator[Sandbox]:
 @pytest.mark.requirement("U7", "U11")
 @pytest.mark.parametrize(
     "fault",
-    ["abort", "segfault", "kill", "exit", "panic", "spin", "sleep", "allocate", "open", "connect", "write",
-     "flood", "trickle", "not-a-radiograph"],
+    ["abort", "segfault", "kill", "exit", "panic", "spin", "sleep", "allocate", "open", "connect", "pipe",
+     "write", "flood", "trickle", "not-a-radiograph"],
 )  # fmt: skip
 def test_a_decoder_that_goes_wrong_is_one_sentence(faulty: Sandbox, fault: str) -> None:
+    Path(WRITTEN).unlink(missing_ok=True)
     with pytest.raises(UnreadableImage) as caught:
         faulty.decode(fault.encode(), None)
     assert (caught.value.code, caught.value.message) == ("internal", "The file could not be read.")
     assert faulty.decode(b"fine", None).stored.shape == (40, 40)
+    assert not Path(WRITTEN).exists()
+
+
+@pytest.mark.requirement("U7")
+def test_where_no_process_can_be_had_a_film_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    sandbox = Sandbox()
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    sandbox.start()  # in vain, and without a word
+    with pytest.raises(UnreadableImage, match="could not be read"):
+        sandbox.decode(FILM, None)
+    monkeypatch.undo()
+    assert sandbox.decode(FILM, None).source == "DICOM"
+    sandbox.close()
 
 
 @pytest.mark.requirement("U7")

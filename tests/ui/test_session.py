@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from cxr_assistant.conversation import Role
@@ -74,6 +76,14 @@ def test_a_stream_that_ends_without_saying_so_counts_as_cancelled(session: Sessi
 
 def test_a_failure_without_an_open_question_becomes_a_remark(session: Session) -> None:
     assert isinstance(session.failed(Problem("Broken.")).log[-1], Remark)
+
+
+def test_a_later_choice_counts_for_more_and_a_later_session_most() -> None:
+    """A page that was forgotten gets a new session, and must believe its menu."""
+    session = Session("embedded").choosing("llava-rad").choosing("embedded")
+    assert session.choices == session.choosing("llava-rad").choices - 1
+    time.sleep(0.005)
+    assert session.new_study().choices == session.choices < Session("embedded").choices
 
 
 def test_a_new_study_keeps_the_model_and_nothing_of_the_patient(session: Session) -> None:

@@ -345,6 +345,19 @@ def test_a_client_that_never_finishes_the_head_of_a_request_is_let_go(
         assert connection.recv(65_536).startswith(b"HTTP/1.1 200 OK")
 
 
+@pytest.mark.requirement("D7")
+def test_a_body_that_was_refused_and_never_ends_is_let_go(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal leaves its body unread, and a byte of it must not stop the last clock that is running."""
+    monkeypatch.setattr(heads, "HEAD_S", 0.3)
+    with socket.create_connection(("127.0.0.1", httpx.URL(app.url).port or 80), timeout=20) as connection:
+        head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 1000\r\n\r\n"
+        connection.sendall(head)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 4")
+        connection.sendall(b"x")
+        while connection.recv(65_536):
+            pass  # the rest of the refusal; then the server hangs up
+
+
 def test_what_was_found_is_what_the_demonstration_says(app: App) -> None:
     visitor = Visitor(app)
     visitor.do("demonstrate", [None, None])

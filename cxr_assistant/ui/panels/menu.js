@@ -31,7 +31,7 @@ function show(value) {
   // A reply to opening may arrive after the reply to a choice, and would show the model that was left.
   if (place.source === value.html || value.choices < place.choices) return;
   place.choices = value.choices;
-  const isOpen = menu()?.open ?? false, selector = focused();
+  const isOpen = menu()?.open ?? false, selector = isOpen ? focused() : focused() && "summary";
   place.source = value.html;
   place.innerHTML = value.html;
   menu().open = isOpen;

@@ -35,10 +35,16 @@ class BoundedHeads(H11Protocol):
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        if self.conn.their_state is not h11.IDLE:
+        if not self._is_owed:
             self._rest()
         elif self._timer is None:
             self._timer = self.loop.call_later(HEAD_S, self._close)
+
+    @property
+    def _is_owed(self) -> bool:
+        """The head of a request; or the rest of a body that was refused unread, which nobody waits for."""
+        is_unread = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+        return self.conn.their_state is h11.IDLE or is_unread
 
     def _rest(self) -> None:
         if self._timer is not None:
@@ -47,5 +53,5 @@ class BoundedHeads(H11Protocol):
 
     def _close(self) -> None:
         self._timer = None
-        if self.conn.their_state is h11.IDLE:
+        if self._is_owed:
             self.transport.close()
