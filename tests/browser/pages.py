@@ -75,3 +75,17 @@ def tab_to(page: Any, selector: str, *, back: bool = False, at_most: int = 80) -
             return
         page.keyboard.press("Shift+Tab" if back else "Tab")
     raise AssertionError(f"{selector} cannot be reached with the keyboard")
+
+
+def digest_of_values(page: Any) -> str:
+    """SHA-256 of what the viewer says is stored at each place, row by row, as int32."""
+    return str(
+        page.evaluate(
+            """async () => { const pane = document.querySelector('#viewer [data-state]').viewbox.pane(0);
+             const { width, height } = pane.film, values = new Int32Array(width * height);
+             for (let i = 0; i < values.length; i++)
+               values[i] = pane.valueAt(i % width, Math.floor(i / width));
+             const sum = await crypto.subtle.digest('SHA-256', values.buffer);
+             return [...new Uint8Array(sum)].map(b => b.toString(16).padStart(2, '0')).join(''); }"""
+        )
+    )

@@ -16,7 +16,7 @@ from benchmarks.dragging import LIMIT_MS, drag, film_png
 from cxr_assistant.imaging.phantom import FindingKind, FindingRequest, make_phantom
 from cxr_assistant.report import BoundingBox
 from tests.browser.conftest import opener
-from tests.browser.pages import film_is_shown, start_anew, upload, viewbox
+from tests.browser.pages import digest_of_values, film_is_shown, start_anew, upload, viewbox
 from tests.imaging.builders import dicom
 
 SHOW_BOX = "box => document.dispatchEvent(new CustomEvent('cxr-show-box', {detail: {box, label: 'here'}}))"
@@ -75,14 +75,7 @@ def test_every_value_under_the_cursor_is_the_stored_one(
 ) -> None:
     stored = ramp(dtype, bits, low, high)
     page = hang(dicom(stored, bits))
-    digest = page.evaluate(
-        """async () => { const pane = document.querySelector('#viewer [data-state]').viewbox.pane(0);
-             const { width, height } = pane.film, values = new Int32Array(width * height);
-             for (let i = 0; i < values.length; i++)
-               values[i] = pane.valueAt(i % width, Math.floor(i / width));
-             const sum = await crypto.subtle.digest('SHA-256', values.buffer);
-             return [...new Uint8Array(sum)].map(b => b.toString(16).padStart(2, '0')).join(''); }"""
-    )
+    digest = digest_of_values(page)
     assert digest == hashlib.sha256(stored.astype("<i4").tobytes()).hexdigest()
     box = page.locator(".stage").bounding_box()
     for x, y in ((40, 50), (128, 135), (250, 260)):
