@@ -134,18 +134,24 @@ def test_a_cancelled_request_loads_nothing(settings: Settings) -> None:
     assert service.resident == ()
 
 
-def test_an_answer_goes_on_while_the_prompt_of_another_is_prepared(
-    service: CheckpointService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def slow_to_render() -> tuple[Event, SimpleNamespace]:
+    """A checkpoint's file that prepares no prompt before the event is set."""
     may_render = Event()
 
-    def render_slowly(*arguments: Any) -> Any:
+    def render(*arguments: Any) -> Any:
         assert may_render.wait(20)
         return embedded.render(*arguments)
 
+    return may_render, SimpleNamespace(render=render)
+
+
+def test_an_answer_goes_on_while_the_prompt_of_another_is_prepared(
+    service: CheckpointService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_render, slow = slow_to_render()
     running = service.generate(request_for(), lambda: False)
     assert any(isinstance(event, TextDelta) for event in running)  # its prompt is ready
-    monkeypatch.setattr(only_resident(service), "module", SimpleNamespace(render=render_slowly))
+    monkeypatch.setattr(only_resident(service), "module", slow)
     other = service.generate(request_for("Which view is this?"), lambda: False)
     assert [next(other) for _ in range(20)] == [Queued(0)] * 20
     assert isinstance(list(running)[-1], Completed)
@@ -157,13 +163,8 @@ def test_an_answer_goes_on_while_the_prompt_of_another_is_prepared(
 def test_what_is_forgotten_while_it_is_prepared_is_not_kept(
     service: CheckpointService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_render = Event()
-
-    def render_slowly(*arguments: Any) -> Any:
-        assert may_render.wait(20)
-        return embedded.render(*arguments)
-
-    monkeypatch.setattr(only_resident(service), "module", SimpleNamespace(render=render_slowly))
+    may_render, slow = slow_to_render()
+    monkeypatch.setattr(only_resident(service), "module", slow)
     request = replace(request_for(), session="a visitor who leaves")
     leaving = service.generate(request, lambda: False)
     assert [next(leaving) for _ in range(3)] == [Queued(0)] * 3
