@@ -1,9 +1,10 @@
-"""From a person's Stop, or the end of a tab, until nothing runs for that person any more.
+"""From a person's Stop, or the end of a tab or of its reading, until nothing runs for that person any more.
 
 `python benchmarks/cancel.py --rounds 100 --json` serves the app around an engine process that speaks from a
 script and ends its answers while they wait, while the prompt is read and while words come. The clock starts
-before the request of the button is sent, or before the tab's connection is closed, and stops where the
-engine's own process is done with the answer. The engine is scripted, so the rows measure the way from the
+before the request of the button is sent, before the tab's connection is closed, or when the time runs out
+that a reader is given who takes nothing in (which only words can show), and stops where the engine's own
+process is done with the answer. The engine is scripted, so the rows measure the way from the
 page to its process; what a real queue and a real prefill make of a cancel is held by tests/engine. With
 --json it writes results/cancel.json. Exit status 1 when a 99th percentile is above its limit; a cancel that
 is lost ends the run.
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,9 @@ RESULT = Path(__file__).resolve().parent / "results" / "cancel.json"
 PROMPTS = {"waiting": "wait", "prefill": "read", "decode": "tell"}
 WAYS = ("stop", "close")
 LIMITS_MS = {"waiting": 100.0, "prefill": 250.0, "decode": 250.0}
+ROWS = (*(f"{way}, {moment}" for moment in PROMPTS for way in WAYS), "stall, decode")
 PATIENCE_S = 30.0
+STALL_S = 1
 
 
 class Marks:
@@ -67,15 +71,19 @@ def measure(rounds: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         marks = Marks(Path(folder) / "marks")
         script = {"CXR_SCRIPT_MARKS": str(Path(folder) / "marks"), "CXR_SCRIPT_WORDS": "5000"}
-        script["CXR_MAX_TURNS"] = "1000"
+        script |= {"CXR_MAX_TURNS": "1000", "CXR_STALL_S": str(STALL_S)}
         served = Served.start(Path(folder) / "app", GENEROUS | script)
         try:
-            for moment in PROMPTS:
-                for way in WAYS:
-                    with Visitor(served.address, timeout_s=PATIENCE_S) as visitor:
-                        visitor.add((SEEDS / "ok_dcm_explicit.dcm").read_bytes())
-                        times = [_one(visitor, marks, moment, way) for _ in range(rounds)]
-                    rows[f"{way}, {moment}"] = times
+            for row in ROWS:
+                way, moment = row.split(", ")
+                with Visitor(served.address, timeout_s=PATIENCE_S) as visitor:
+                    visitor.add((SEEDS / "ok_dcm_explicit.dcm").read_bytes())
+                    one = (
+                        partial(_stalled, visitor, marks)
+                        if way == "stall"
+                        else partial(_one, visitor, marks, moment, way)
+                    )
+                    rows[row] = [one() for _ in range(rounds)]
         finally:
             served.stop()
     return rows
@@ -101,12 +109,25 @@ def _one(visitor: Visitor, marks: Marks, moment: str, way: str) -> float:
     return took_ms
 
 
+def _stalled(visitor: Visitor, marks: Marks) -> float:
+    """One answer whose reader stops in the middle: its socket stays open and fills up."""
+    number, told = marks.count("idle") + 1, marks.count("stalled") + 1
+    _ask(visitor, "shout")
+    with visitor.deaf_stream(until=b"word 1,"):
+        idle_at = marks.wait_for("idle", number)
+        return (idle_at - marks.wait_for("stalled", told)) * 1000
+
+
 def _asked(visitor: Visitor, prompt: str) -> Any:
     """Send a question and open the tab's stream, as the page does."""
+    _ask(visitor, prompt)
+    return visitor.stream()
+
+
+def _ask(visitor: Visitor, prompt: str) -> None:
     function_id = visitor.function_id("chat", "send")
     inputs = [None] * len(visitor.function(function_id)["inputs"])
     visitor.join(function_id, inputs, {"task": "question", "prompt": prompt, "indication": ""})
-    return visitor.stream()
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -1,8 +1,9 @@
 """Mutated films: whatever a byte turns into, the answer is a film or one of the project's own refusals.
 
-`python benchmarks/fuzz.py --walks 1000000 --films 20000 --seed 7` mutates the valid films of a folder and
-prints one JSON line: how often each code was answered, and what was neither a film nor a refusal. A case is
-named by seed and number, so that it can be made again. The tests run the small version of the same.
+`python benchmarks/fuzz.py --walks 1000000 --films 20000 --seed 7 --out benchmarks/results/fuzz.json` mutates
+the valid films of a folder and prints one JSON line: how often each code was answered, and what was neither a
+film nor a refusal. A case is named by seed and number, so that it can be made again. The tests run the small
+version of the same.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -185,12 +187,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seeds", type=Path, default=SEEDS, help="a folder with ok_* films")
+    parser.add_argument("--out", type=Path, help="write the figures to this file, too")
     given = parser.parse_args(argv)
     seeds, start = read_seeds(given.seeds), time.monotonic()
     walks = fuzz_walks(seeds, given.walks, given.seed, given.jobs)
     walked = time.monotonic()
     films = fuzz_reading(seeds, given.films, given.seed, given.jobs)
     result = {
+        "date": date.today().isoformat(),
         "seed": given.seed,
         "walks": {"count": given.walks, "seconds": round(walked - start, 1), "codes": dict(walks.codes)},
         "films": {
@@ -200,6 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         },
         "unexpected": walks.unexpected + films.unexpected,
     }
+    if given.out:
+        given.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
     return 1 if result["unexpected"] else 0
 

@@ -3,7 +3,8 @@
 `python benchmarks/scripted_app.py` reads the same settings as `python app.py`. Everything but the model is
 the product's own: web layer, decoding child, engine process. CXR_SCRIPT_WORDS and CXR_SCRIPT_DELAY_MS say
 how long an answer is; with CXR_SCRIPT_PROMPTS, all that reaches the engine is written to that file, and with
-CXR_SCRIPT_MARKS, when an answer began and when nothing was done for it any more (time.monotonic).
+CXR_SCRIPT_MARKS, when an answer began, when its reader was found to read no more and when nothing was done
+for it any more (time.monotonic).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -31,19 +32,19 @@ from cxr_assistant.generation import (
     Usage,
 )
 from cxr_assistant.study import Study
+from cxr_assistant.ui.switchboard import Ending
 
 LAST_WORDS = "That is all."
 
 
 class ScriptedService:
-    """Answers any question with numbered words. "die", "crash" and "memory" do what they say; "wait" is never
-    its turn, and the prompt of "read" takes for ever to read."""
+    """Answers any question with numbered words, long ones for "shout". "die", "crash" and "memory" do what
+    they say; "wait" is never its turn, and the prompt of "read" takes for ever to read."""
 
     def __init__(self) -> None:
         self._num_words = int(os.environ.get("CXR_SCRIPT_WORDS") or 30)
         self._delay_s = float(os.environ.get("CXR_SCRIPT_DELAY_MS") or 10) / 1000
         self._prompts = os.environ.get("CXR_SCRIPT_PROMPTS")
-        self._marks = os.environ.get("CXR_SCRIPT_MARKS")
 
     resident = ("embedded",)
     device = None
@@ -55,16 +56,11 @@ class ScriptedService:
         """It remembers nobody."""
 
     def generate(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
-        self._mark("begun")
+        _mark("begun")
         try:
             yield from self._answer(request, is_cancelled)
         finally:
-            self._mark("idle")
-
-    def _mark(self, what: str) -> None:
-        if self._marks:
-            with open(self._marks, "a", encoding="ascii") as file:
-                file.write(f"{what} {time.monotonic()}\n")
+            _mark("idle")
 
     def _answer(self, request: GenerationRequest, is_cancelled: IsCancelled) -> Iterator[GenerationEvent]:
         if self._prompts:
@@ -82,7 +78,7 @@ class ScriptedService:
             time.sleep(self._delay_s)
             if number == 3:
                 _misbehave(question)
-            yield TextDelta(f"word {number}, ", (-0.1,))
+            yield TextDelta(f"word {number}, " + "loud " * 2_000 * question.startswith("shout"), (-0.1,))
         yield TextDelta(LAST_WORDS, (-0.1,))
         yield Completed(FinishReason.STOP, Usage(600, self._num_words), request.checkpoint, "0" * 40)
 
@@ -111,6 +107,23 @@ def _study(study: Study | None) -> str:
     return f"{study.indication} {films} {_study(study.prior)}"
 
 
+def _mark(what: str) -> None:
+    if marks := os.environ.get("CXR_SCRIPT_MARKS"):
+        with open(marks, "a", encoding="ascii") as file:
+            file.write(f"{what} {time.monotonic()}\n")
+
+
+def _marking_stalls(stop: Callable[[str, Ending], bool]) -> Callable[[str, Ending], bool]:
+    """The way in which a page's answers are ended, which leaves a mark where their reader reads no more."""
+
+    def marked(visitor: str, ending: Ending = Ending.STOPPED) -> bool:
+        if ending is Ending.STALLED:
+            _mark("stalled")
+        return stop(visitor, ending)
+
+    return marked
+
+
 def make_scripted() -> ScriptedService:
     return ScriptedService()
 
@@ -127,7 +140,9 @@ def main() -> int:
     worker = ProcessWorker(make_scripted)
     worker.start()
     with Assistant(worker, checkpoint=settings.checkpoint) as assistant:
-        launch(build_app(assistant, settings), settings)
+        blocks = build_app(assistant, settings)
+        blocks.desk.switchboard.stop = _marking_stalls(blocks.desk.switchboard.stop)
+        launch(blocks, settings)
     return 0
 
 

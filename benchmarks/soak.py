@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -112,8 +113,8 @@ class _Session(threading.Thread):
                 case "hostile":
                     self._do(visitor.add, _film(self.rng.choice(HOSTILE)), "film")
                 case _:  # faster than a person may: this is what is refused
-                    for _ in range(6):
-                        self._ask(visitor)
+                    while self._interrupt(visitor, after_s=0.0):
+                        pass
             time.sleep(self.rng.expovariate(1 / self.plan.think_s))
 
     def _ask(self, visitor: Visitor) -> None:
@@ -129,13 +130,20 @@ class _Session(threading.Thread):
         else:
             self.outcome.errors.append(f"no answer: {text[-300:]}")
 
-    def _interrupt(self, visitor: Visitor) -> None:
-        """Ask, and press Stop from the same tab while the answer is written."""
-        timer = threading.Timer(0.15, self._do, [visitor.press, "chat", "stop"])
+    def _interrupt(self, visitor: Visitor, *, after_s: float = 0.15) -> bool:
+        """Ask, and press Stop from the same tab while the answer is written; False where it was refused."""
+        timer = threading.Timer(after_s, self._do, [visitor.press, "chat", "stop"])
         timer.start()
-        self._do(visitor.ask, "Tell me everything.")
+        start = time.monotonic()
+        text = self._do(visitor.ask, "Tell me everything.")
+        took = time.monotonic() - start
         timer.join()
-        self.outcome.num_stopped += 1
+        is_let_in = text is not None and not _is_busy(text)
+        if is_let_in:
+            self.outcome.num_stopped += 1
+        elif text is not None:
+            self.outcome.refusals_s.append(took)
+        return is_let_in
 
     def _do(self, deed: Any, *arguments: Any) -> str | None:
         start = time.monotonic()
@@ -193,7 +201,7 @@ def judge(plan: Plan, outcome: Outcome, *, least_answers: int = 10) -> dict[str,
             sum(outcome.answers[n] < least_answers for n in range(plan.num_sessions)),
             0,
         ),
-        "refusal_p99_s": (_percentile(outcome.refusals_s, 0.99), 0.2),
+        "refusal_p99_s": (_percentile(outcome.refusals_s, 0.99) if outcome.refusals_s else math.inf, 0.2),
         "rss_mb_per_1000_requests": (_slope(outcome), 30.0),
         "threads_grown": (_grown(outcome, "num_threads"), 5),
         "descriptors_grown": (_grown(outcome, "num_descriptors"), 10),
@@ -213,7 +221,11 @@ def judge(plan: Plan, outcome: Outcome, *, least_answers: int = 10) -> dict[str,
         "answer_p50_s": _percentile(outcome.answers_s, 0.5),
         "first_errors": outcome.errors[:5],
         "targets": {
-            name: {"value": round(value, 3), "limit": limit, "is_reached": value <= limit}
+            name: {
+                "value": round(value, 3) if math.isfinite(value) else None,
+                "limit": limit,
+                "is_reached": value <= limit,
+            }
             for name, (value, limit) in targets.items()
         },
     }

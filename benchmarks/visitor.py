@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -138,6 +139,25 @@ class Visitor:
                 if line.startswith("data:"):
                     self.pieces.append(line)
                     yield json.loads(line[5:]), line
+
+    @contextlib.contextmanager
+    def deaf_stream(self, *, until: bytes) -> Iterator[None]:
+        """This tab's event stream on a socket from which nothing is read any more once `until` has come."""
+        url = self.http.base_url
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((url.host, url.port or 80))
+            cookies = "; ".join(f"{name}={value}" for name, value in self.http.cookies.items())
+            head = (
+                f"GET /gradio_api/queue/data?session_hash={self.name} HTTP/1.1\r\nHost: {url.netloc.decode()}"
+            )
+            connection.sendall(f"{head}\r\nCookie: {cookies}\r\nOrigin: {self.address}\r\n\r\n".encode())
+            heard = b""
+            while until not in heard:
+                if not (piece := connection.recv(4096)):
+                    raise Refused(0, "the stream ended")
+                heard += piece
+            yield
 
     @contextlib.contextmanager
     def heartbeat(self) -> Iterator[None]:

@@ -22,47 +22,45 @@ _CELL = (6, 40)  # height and width of a cell in units of the scale: some four l
 _MIN_STROKES = 4
 _MIN_ROWS = 3  # of a cell
 _MIN_NEIGHBOURS = 2  # cells side by side: a side marker with initials fills one cell, a name two or more
+_SLAB_ROWS = 128
 _FEWEST_PIXELS = _MIN_STROKES * _MIN_ROWS * _MIN_NEIGHBOURS  # with less there is nothing to look for
 
 
 def seems_to_contain_text(pixels: NDArray[np.integer[Any]]) -> bool:
     """Whether two neighbouring cells of (H, W) `pixels` are full of strokes, bright or dark."""
     low, high = (float(value) for value in np.percentile(pixels[::4, ::4], [1, 99]))
-    span = max(high - low, 1.0)
-    threshold = int(_CONTRAST * span)
+    threshold = int(_CONTRAST * max(high - low, 1.0))
     first = 1 if min(pixels.shape) > _LARGE_FILM_PX else 0
     for scale in _SCALES_PX[first:]:
         # Letters are taller than their strokes are wide, so every scale-th row is enough.
-        rows_HW = _lively_bands(pixels[::scale], threshold, 2 * scale, is_wide=span > 2**14)
+        rows_HW = _lively_bands(pixels[::scale], threshold, 2 * scale)
         if rows_HW.size and any(_has_line(s, scale) for s in _strokes(rows_HW, threshold, 2 * scale)):
             return True
     return False
 
 
-def _lively_bands(
-    rows_HW: NDArray[np.integer[Any]], threshold: int, reach: int, *, is_wide: bool
-) -> NDArray[Any]:
-    """The bands of rows in which a cell could be full, signed. A stroke needs a step up and a step down, and
-    most rows of most films have none: the look at strokes is for the few that are left."""
-    if rows_HW.dtype == np.uint8:
-        left, right = rows_HW[:, :-reach], rows_HW[:, reach:]
-        is_steep = np.maximum(left, right) - np.minimum(left, right) > threshold
-        kind: type[np.signedinteger[Any]] = np.int16
-    else:
-        kind = np.int32 if is_wide else np.int16
-        # Values above 32,767 wrap around in 16 bits; their differences do not.
-        rows_HW = rows_HW.astype(kind, copy=False)
-        step = rows_HW[:, reach:] - rows_HW[:, :-reach]
-        step += step.dtype.type(threshold)  # below 0 wraps around to the largest, so that one look is enough
-        is_steep = step.view(np.dtype(f"u{step.itemsize}")) > 2 * threshold
-    where = np.flatnonzero(is_steep)
-    steps_in_row = np.bincount(where // is_steep.shape[1], minlength=len(rows_HW))
-    height = _CELL[0]
+def _lively_bands(rows_HW: NDArray[np.integer[Any]], threshold: int, reach: int) -> NDArray[np.int32]:
+    """The bands of rows in which a cell could be full. A stroke needs a step up and a step down, and most
+    rows of most films have none: the look at strokes is for the few that are left."""
+    height, columns = _CELL[0], rows_HW.shape[1]
+    is_row = np.concatenate([  # slab by slab, so that what is compared stays in the cache
+        _count_steps(rows_HW[top : top + _SLAB_ROWS], threshold, reach) >= 2 * _MIN_STROKES
+        for top in range(0, len(rows_HW), _SLAB_ROWS)
+    ])  # fmt: skip
     num_bands = len(rows_HW) // height
-    is_row = (steps_in_row >= 2 * _MIN_STROKES)[: num_bands * height].reshape(num_bands, height)
-    kept = np.repeat(is_row.sum(1) >= _MIN_ROWS, height)
-    bands_HW: NDArray[Any] = rows_HW[: num_bands * height][kept].astype(kind, copy=False)
-    return bands_HW
+    is_kept = np.count_nonzero(is_row[: num_bands * height].reshape(num_bands, height), axis=1) >= _MIN_ROWS
+    bands = rows_HW[: num_bands * height].reshape(num_bands, height, columns)
+    kept: NDArray[np.int32] = bands[is_kept].reshape(-1, columns).astype(np.int32)
+    return kept
+
+
+def _count_steps(rows_HW: NDArray[np.integer[Any]], threshold: int, reach: int) -> NDArray[np.intp]:
+    """In each row, the pixels that differ from the one `reach` beside them by more than `threshold`."""
+    left, right = rows_HW[:, :-reach], rows_HW[:, reach:]
+    step = np.maximum(left, right) - np.minimum(left, right)
+    # Of signed values the step may be too large for the type, never for as many bits without a sign.
+    is_steep = step.view(np.dtype(f"u{step.itemsize}")) > threshold
+    return np.bincount(np.flatnonzero(is_steep) // is_steep.shape[1], minlength=len(rows_HW))
 
 
 def _strokes(

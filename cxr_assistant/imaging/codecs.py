@@ -81,10 +81,10 @@ def _check_rle(frame: memoryview, layout: PixelLayout) -> None:
         raise refusal("bad_pixels")
 
 
-# Why these: GDCM aborts on some damaged frames, so it gets only what nothing else reads; pylibjpeg's
-# libjpeg (GPL) shows half a film without an error, so pylibjpeg is asked for JPEG 2000 alone, where it has
-# one decoder, OpenJPEG, which reads a film in two thirds of Pillow's time; pydicom by itself would try one
-# after the other.
+# Why these: GDCM aborts on some damaged JPEG frames, so it gets those that nothing else reads, and lossless
+# JPEG 2000, where it never did (docs/LOG.md) and where its two threads take two thirds of OpenJPEG's time;
+# pylibjpeg's libjpeg (GPL) shows half a film without an error, so pylibjpeg is asked for lossy JPEG 2000
+# alone, where its OpenJPEG is the fastest; pydicom by itself would try one after the other.
 _UID = "1.2.840.10008.1.2"
 _BASELINE, _EXTENDED, _LOSSLESS = 0xC0, 0xC1, 0xC3
 _SYNTAXES = {
@@ -98,7 +98,7 @@ _SYNTAXES = {
     f"{_UID}.4.70": TransferSyntax(plugin="gdcm", check=_check_jpeg(_LOSSLESS)),
     f"{_UID}.4.80": TransferSyntax(plugin="pyjpegls", check=_check_jpeg(JPEG_LS)),
     f"{_UID}.4.81": TransferSyntax(plugin="pyjpegls", check=_check_jpeg(JPEG_LS)),
-    f"{_UID}.4.90": TransferSyntax(plugin="pylibjpeg", check=_check_jpeg2000),
+    f"{_UID}.4.90": TransferSyntax(plugin="gdcm", check=_check_jpeg2000),
     f"{_UID}.4.91": TransferSyntax(plugin="pylibjpeg", check=_check_jpeg2000),
     f"{_UID}.5": TransferSyntax(plugin="pydicom", check=_check_rle),
 }

@@ -96,7 +96,7 @@ def _decode(minimal: bytes, picture_format: str) -> tuple[Pixels, bool]:
 
 def _gray(picture: Image.Image) -> tuple[Pixels, bool]:
     if picture.mode.startswith("I"):
-        return np.asarray(picture).astype(np.uint16), False
+        return np.asarray(picture).astype(np.uint16, copy=False), False
     if picture.mode in ("L", "1") and "transparency" not in picture.info:
         return np.asarray(picture if picture.mode == "L" else picture.convert("L")), False
     if picture.mode in ("LA", "RGBA", "PA") or "transparency" in picture.info:

@@ -42,7 +42,7 @@ def test_three_minutes_of_twelve_visitors(tmp_path: Path, figure: Figure) -> Non
     figures = judge(plan, soak(plan, tmp_path))
     crowd = max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
     refusal = figures["targets"]["refusal_p99_s"]
-    assert refusal["value"] <= refusal["limit"] * crowd
+    assert refusal["value"] is not None and refusal["value"] <= refusal["limit"] * crowd
     assert missed(figures, "refusal_p99_s") == {}, json.dumps(figures)
     for name, target in figures["targets"].items():
         figure(name.replace("_", " "), target["value"], "")
@@ -74,3 +74,8 @@ def test_a_session_that_got_few_answers_and_a_late_refusal_are_found() -> None:
     targets = judge(Plan(2, 1), outcome)["targets"]
     wrong = {name for name, target in targets.items() if not target["is_reached"]}
     assert wrong == {"sessions_below_answers", "refusal_p99_s", "errors"}
+
+
+def test_a_soak_in_which_nobody_was_refused_says_nothing_about_refusals() -> None:
+    found = judge(Plan(1, 1), an_outcome([1] * 8, [1] * 8))["targets"]["refusal_p99_s"]
+    assert found["value"] is None and not found["is_reached"]

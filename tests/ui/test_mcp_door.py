@@ -17,6 +17,7 @@ from cxr_assistant.settings import read_settings
 from cxr_assistant.ui.app import build_app
 from cxr_assistant.ui.mcp_door import MCP_PATH, Tools, mcp_routes
 from cxr_assistant.ui.programs import Programs
+from cxr_assistant.ui.switchboard import Ending
 from cxr_assistant.ui.web.ownership import Caller
 from cxr_assistant.ui.web.site import Site
 from tests.ui.doubles import FINDINGS, ScriptedAssistant, ScriptedWorker, on_a_loop, png_bytes
@@ -118,7 +119,7 @@ def test_one_address_is_refused_while_another_gets_its_answer(site: Site, worker
             assert worker.running == 1, "the first is still being written"
         finally:
             for page in site.ledger.pages():
-                site._left(page.name)
+                site._stop(page.name, Ending.LEFT)
         long.result(30)
     assert "[busy]" not in _ask(site, "192.0.2.1", "And now?")
 

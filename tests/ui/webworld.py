@@ -61,6 +61,7 @@ class World:
         self.ledger = Ledger(max_pages=limits.max_pages, max_pages_per_address=limits.max_pages_per_address)
         self.browsers = Browsers()
         self.left: list[str] = []
+        self.stalled: list[str] = []
         self.acted: list[str | int] = []
         self.guard = Guard(
             self.inner.app,
@@ -70,6 +71,7 @@ class World:
             upload_dir=directory,
             public_names=lambda: frozenset({"draft_findings", 7}),
             when_left=self.left.append,
+            when_stalled=self.stalled.append,
             when_acting=lambda caller, function: self.acted.append(function),
             early_scripts="<script>early()</script>",
         )

@@ -17,19 +17,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, RedirectResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cxr_assistant.settings import Settings
 from cxr_assistant.ui.web.allowlist import Match, find_rule
 from cxr_assistant.ui.web.bodies import Gone, check_length, read_body, replayed, stream_body
 from cxr_assistant.ui.web.cookies import read_cookie, write_cookie
-from cxr_assistant.ui.web.headers import secured, with_nonces
+from cxr_assistant.ui.web.headers import with_nonces
 from cxr_assistant.ui.web.hosts import Front, Hosts
 from cxr_assistant.ui.web.limits import Rates
 from cxr_assistant.ui.web.ownership import Browsers, Caller, Full, Ledger, NotYours, Page
 from cxr_assistant.ui.web.refusals import Refused, not_found, refuse
+from cxr_assistant.ui.web.responses import Outward, Rewritten, Watched
 from cxr_assistant.ui.web.uploads import MIB, receive_files
 
 __all__ = ["CALLER", "VISITOR", "Guard", "PublicNames"]
@@ -79,13 +80,14 @@ class Guard:
         upload_dir: Path,
         public_names: PublicNames,
         when_left: Callable[[str], None],
+        when_stalled: Callable[[str], None],
         when_acting: Callable[[Caller, str | int], None] = lambda caller, function: None,
         when_answered: Callable[[int], None] = lambda status: None,
         early_scripts: str = "",
     ) -> None:
-        """`when_left` is told the name of a page whose last connection was closed, `when_acting` who calls
-        which function, `when_answered` the status of each response; `early_scripts` are put into the page's
-        head, so that they run before anything is painted."""
+        """`when_left` is told the name of a page whose last connection was closed, `when_stalled` that of one
+        that takes nothing in, `when_acting` who calls which function, `when_answered` the status of each
+        response; `early_scripts` are put into the page's head, to run before anything is painted."""
         self._app = app
         self._web, self._limits = settings.web, settings.limits
         self._hosts = Hosts(settings)
@@ -93,7 +95,7 @@ class Guard:
         self._ledger, self._browsers = ledger, browsers
         self._upload_dir = upload_dir
         self._public_names = public_names
-        self._when_left = when_left
+        self._when_left, self._when_stalled = when_left, when_stalled
         self._when_acting, self._when_answered = when_acting, when_answered
         self._early_scripts = early_scripts.encode()
         self._checks: dict[str, Callable[[_Request], Awaitable[None]]] = {
@@ -120,9 +122,7 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         front = self._hosts.front(scope)
-        outward = _Outward(
-            send, self._web.frame_ancestors, is_https=front.is_https, count=self._when_answered
-        )
+        outward = Outward(send, self._web.frame_ancestors, is_https=front.is_https, count=self._when_answered)
         try:
             request = self._admit(scope, receive, outward, front)
             outward.may_cache = request.match.rule.may_cache
@@ -142,7 +142,7 @@ class Guard:
             _log.error("a request failed: %s", type(error).__name__)
             await self._refuse(Refused(500, _UNEXPECTED), scope, receive, outward)
 
-    async def _refuse(self, refused: Refused, scope: Scope, receive: Receive, outward: _Outward) -> None:
+    async def _refuse(self, refused: Refused, scope: Scope, receive: Receive, outward: Outward) -> None:
         outward.may_cache = False
         if not outward.has_started:
             await refuse(refused, scope, receive, outward)
@@ -196,7 +196,7 @@ class Guard:
     async def _page(self, request: _Request) -> None:
         """The page itself, with a nonce of its own, and with the cookie where there is none yet."""
         nonce = secrets.token_urlsafe(16)
-        page = _Rewritten(request.send, lambda body: with_nonces(body, nonce, self._early_scripts))
+        page = Rewritten(request.send, lambda body: with_nonces(body, nonce, self._early_scripts))
         if not request.caller.is_browser:
             cookie = write_cookie(
                 self._browsers.issue(request.caller.user),
@@ -204,7 +204,7 @@ class Guard:
                 is_framed=bool(self._web.frame_ancestors),
             )
             page.add_header("set-cookie", cookie)
-        assert isinstance(request.send, _Outward)
+        assert isinstance(request.send, Outward)
         request.send.nonce = nonce
         await self._app(_unpacked(request.scope), request.receive, page)
 
@@ -228,7 +228,9 @@ class Guard:
         """
         num_begun = page.num_begun
         self._ledger.connect(page, listens=listens)
-        send = _Watched(request.send, page, self._ledger) if listens else request.send
+        send = request.send
+        if listens:
+            send = Watched(send, self._limits.stall_s, lambda: self._when_stalled(page.name))
         try:
             await self._app(request.scope, request.receive, send)
         finally:
@@ -272,7 +274,7 @@ class Guard:
 
     async def _begin(self, request: _Request, page: Page, body: bytes) -> None:
         self._ledger.begin(page)
-        answer = _Rewritten(request.send, lambda reply: self._note_event(reply, page))
+        answer = Rewritten(request.send, lambda reply: self._note_event(reply, page))
         scope = _unpacked(request.scope)
         await self._app(_with_length(scope, body), replayed(body, request.receive), answer)
 
@@ -336,78 +338,6 @@ class Guard:
             return reply  # it was refused
         self._ledger.add_event(str(event), page)
         return reply
-
-
-class _Outward:
-    """The last thing that a response passes: it puts our headers on."""
-
-    def __init__(self, send: Send, ancestors: str, *, is_https: bool, count: Callable[[int], None]) -> None:
-        self._send = send
-        self._count = count
-        self._ancestors = ancestors
-        self._is_https = is_https
-        self.nonce = ""
-        self.may_cache = False
-        self.has_started = False
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.has_started = True
-            self._count(message["status"])
-            message = secured(
-                message,
-                ancestors=self._ancestors,
-                is_https=self._is_https,
-                nonce=self.nonce,
-                may_cache=self.may_cache,
-            )
-        await self._send(message)
-
-
-class _Rewritten:
-    """Holds a response back until it is whole, and sends what `rewrite` makes of its body."""
-
-    def __init__(self, send: Send, rewrite: Callable[[bytes], bytes]) -> None:
-        self._send = send
-        self._rewrite = rewrite
-        self._start: Message = {}
-        self._parts: list[bytes] = []
-        self._added: list[tuple[str, str]] = []
-
-    def add_header(self, name: str, value: str) -> None:
-        self._added.append((name, value))
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._start = {**message, "headers": list(message.get("headers", []))}
-            return
-        self._parts.append(message.get("body", b""))
-        if message.get("more_body", False):
-            return
-        body = self._rewrite(b"".join(self._parts))
-        headers = MutableHeaders(raw=self._start["headers"])
-        if body:
-            headers["content-length"] = str(len(body))
-        for name, value in self._added:
-            headers.append(name, value)
-        await self._send(self._start)
-        await self._send({"type": "http.response.body", "body": body})
-
-
-class _Watched:
-    """Passes a stream on and notes since when its reader takes nothing in."""
-
-    def __init__(self, send: Send, page: Page, ledger: Ledger) -> None:
-        self._send = send
-        self._page = page
-        self._ledger = ledger
-
-    async def __call__(self, message: Message) -> None:
-        self._ledger.blocks(self._page)
-        try:
-            await self._send(message)
-        finally:
-            self._ledger.flows(self._page)
 
 
 def _unpacked(scope: Scope) -> Scope:

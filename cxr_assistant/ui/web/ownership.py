@@ -91,7 +91,6 @@ class Page:
     connections: int = 0
     listeners: int = 0  # open streams of answers
     num_begun: int = 0  # events that were begun on it
-    blocked_since: float | None = None  # since when a listener takes nothing in
     events: set[str] = field(default_factory=set)
 
 
@@ -150,21 +149,7 @@ class Ledger:
         with self._lock:
             page.connections -= 1
             page.listeners -= listens
-            page.blocked_since = None if listens else page.blocked_since
             page.left_at = self._clock()
-
-    def blocks(self, page: Page) -> None:
-        """Note that something is on its way to a listener, who may or may not take it in."""
-        page.blocked_since = self._clock()
-
-    def flows(self, page: Page) -> None:
-        page.blocked_since = None
-
-    def stalled(self, after_s: float) -> tuple[str, ...]:
-        """Pages whose listener has taken nothing in for so long."""
-        now = self._clock()
-        waits = ((page.name, page.blocked_since) for page in self.pages())
-        return tuple(name for name, since in waits if since is not None and now - since > after_s)
 
     def add_event(self, event: str, page: Page) -> None:
         with self._lock:

@@ -75,7 +75,8 @@ class Site:
             upload_dir=upload_dir,
             public_names=partial(_public_names, blocks),
             early_scripts="".join(_SCRIPT.findall(page_head())),
-            when_left=self._left,
+            when_left=partial(self._stop, ending=Ending.LEFT),  # what is written for nobody ends at once
+            when_stalled=partial(self._stop, ending=Ending.STALLED),
             when_acting=self._note_action,
             when_answered=self.metrics.count_response,
         )
@@ -140,10 +141,10 @@ class Site:
         else:
             self.metrics.count_answer(_outcome(flag), flag.age_s)
 
-    def _left(self, name: str) -> None:
-        """Nobody is connected to a page any more: what is being written for it ends at once."""
+    def _stop(self, name: str, ending: Ending) -> None:
+        """End what is being written for a page."""
         for board in self._desk.boards:
-            board.stop(name, Ending.LEFT)
+            board.stop(name, ending)
 
     def _note_action(self, caller: Caller, function: str | int) -> None:
         if self.audit is None:

@@ -59,10 +59,8 @@ class Tending:
         self._uploads.clear()
 
     def round(self) -> None:
-        for name in self._ledger.stalled(self._limits.stall_s):
-            self._stop(name, Ending.STALLED)
         for name in self._unheard():
-            self._stop(name, Ending.LEFT)
+            self._stop(name)
         for name in self._ledger.ended(grace_s=self._limits.page_grace_s, idle_s=self._limits.page_idle_s):
             self._end(name)
         if self._clock() - self._swept_at >= SWEEP_S:
@@ -81,12 +79,12 @@ class Tending:
                     names.append(name)
         return names
 
-    def _stop(self, name: str, ending: Ending) -> None:
+    def _stop(self, name: str) -> None:
         for board in self._switchboards:
-            board.stop(name, ending)
+            board.stop(name, Ending.LEFT)
 
     def _end(self, name: str) -> None:
-        self._stop(name, Ending.LEFT)
+        self._stop(name)
         self._ledger.close_page(name)
         self._forget(name)
 
