@@ -130,7 +130,8 @@ def _sheet(view: FetchView, checkpoint: Checkpoint, fits: Fits) -> str:
 
 def _offer(view: FetchView, checkpoint: Checkpoint, fits: Fits) -> str:
     licence = checkpoint.licence
-    verb = "Accept the licence and fetch" if licence.needs_acceptance else "Fetch"
+    fetch = "Accept the licence and fetch" if licence.needs_acceptance else "Fetch"
+    verb = "Accept the licence" if view.is_here else fetch
     lines = "".join(f"<li>{escape(fit.sentence)}{_verdict(fit)}</li>" for fit in fits if fit.is_possible)
     memory = f'<h4>Memory of this computer</h4><ul class="fits">{lines}</ul>' if lines else ""
     return (

@@ -48,11 +48,15 @@ class FetchPhase(StrEnum):
 
 @dataclass(frozen=True)
 class FetchView:
-    """What the panel shows of one model; `plan` says what fetching it takes."""
+    """What the panel shows of one model; `plan` says what fetching it takes.
+
+    is_here: its weights are on this computer, and only the licence is to be accepted.
+    """
 
     checkpoint: str
     phase: FetchPhase = FetchPhase.OFFERED
     plan: str = ""
+    is_here: bool = False
     progress: Progress | None = None
     problem: Problem | None = None
 
@@ -74,7 +78,7 @@ class Fetcher:
             if self._assistant.is_ready(name):
                 if self._assistant.is_licence_accepted(name):
                     return replace(view, phase=FetchPhase.READY)
-                return replace(view, plan="Nothing to download: the model is on this computer")
+                return replace(view, is_here=True, plan="Nothing to download: the model is on this computer")
             return replace(view, plan=self._assistant.fetch_plan(name).sentence)
         except CxrAssistantError as error:
             return view.failed(Problem.of(error))

@@ -60,6 +60,15 @@ def test_a_plan_shows_bytes_memory_and_terms_and_fetches_nothing(
     assert (store.ready, store.accepted) == (set(), set())
 
 
+def test_a_model_that_is_here_asks_for_its_licence_alone(
+    fetcher: Fetcher, assistant: ScriptedAssistant, store: StoreDouble
+) -> None:
+    store.ready.add(NAME)
+    html = html_of(fetcher.plan(NAME), assistant)
+    assert "Nothing to download" in html
+    assert ">Accept the licence</button>" in html
+
+
 def test_fetching_accepts_the_licence_and_ends_ready(fetcher: Fetcher, store: StoreDouble) -> None:
     views = list(fetcher.fetch(NAME, "ann"))
     assert (views[0].phase, views[-1].phase) == (FetchPhase.RUNNING, FetchPhase.READY)
