@@ -54,7 +54,7 @@ REQUIREMENTS = {
     "O4": "A content security policy forbids other hosts; a browser makes no external request.",
     "O5": "The model has no tools, no URLs and no files.",
     "O6": "Where a picture may hold text, the page says that it can sway the answer.",
-    "W1": "Weights are pinned by commit, size and SHA-256; a flipped byte or a foreign file is refused.",
+    "W1": "Weights are pinned by commit and verified by SHA-256; a flipped byte or foreign file is refused.",
     "W2": "Only safetensors, JSON and tokenizer files are served.",
     "W3": "No remote code: configurations that ask for it are refused.",
     "W4": "Floors of torch and transformers; no pickle; torch.load in one place, weights only.",

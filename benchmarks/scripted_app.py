@@ -3,8 +3,8 @@
 `python benchmarks/scripted_app.py` reads the same settings as `python app.py`. Everything but the model is
 the product's own: web layer, decoding child, engine process. CXR_SCRIPT_WORDS and CXR_SCRIPT_DELAY_MS say
 how long an answer is; with CXR_SCRIPT_PROMPTS, all that reaches the engine is written to that file, and with
-CXR_SCRIPT_MARKS, when an answer began, when its reader was found to read no more and when nothing was done
-for it any more (time.monotonic).
+CXR_SCRIPT_MARKS, when an answer began, when it was due to be noticed that its reader reads no more and when
+nothing was done for it any more (time.monotonic).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from cxr_assistant.generation import (
     Usage,
 )
 from cxr_assistant.study import Study
-from cxr_assistant.ui.switchboard import Ending
+from cxr_assistant.ui.web.responses import Watched
 
 LAST_WORDS = "That is all."
 
@@ -107,21 +107,22 @@ def _study(study: Study | None) -> str:
     return f"{study.indication} {films} {_study(study.prior)}"
 
 
-def _mark(what: str) -> None:
+def _mark(what: str, when: float | None = None) -> None:
     if marks := os.environ.get("CXR_SCRIPT_MARKS"):
         with open(marks, "a", encoding="ascii") as file:
-            file.write(f"{what} {time.monotonic()}\n")
+            file.write(f"{what} {time.monotonic() if when is None else when}\n")
 
 
-def _marking_stalls(stop: Callable[[str, Ending], bool]) -> Callable[[str, Ending], bool]:
-    """The way in which a page's answers are ended, which leaves a mark where their reader reads no more."""
+def _mark_stalls() -> None:
+    """Leave a mark for each reader who reads no more, with the moment at which that was due to be noticed."""
+    noticed = Watched._stalled
 
-    def marked(visitor: str, ending: Ending = Ending.STOPPED) -> bool:
-        if ending is Ending.STALLED:
-            _mark("stalled")
-        return stop(visitor, ending)
+    def marked(watched: Watched) -> None:
+        assert watched._timer is not None
+        _mark("stalled", watched._timer.when())  # on the clock of the event loop, time.monotonic
+        noticed(watched)
 
-    return marked
+    Watched._stalled = marked  # type: ignore[assignment]
 
 
 def make_scripted() -> ScriptedService:
@@ -137,12 +138,11 @@ def main() -> int:
 
     end_in_order_when_told()
     settings = read_settings()
+    _mark_stalls()
     worker = ProcessWorker(make_scripted)
     worker.start()
     with Assistant(worker, checkpoint=settings.checkpoint) as assistant:
-        blocks = build_app(assistant, settings)
-        blocks.desk.switchboard.stop = _marking_stalls(blocks.desk.switchboard.stop)
-        launch(blocks, settings)
+        launch(build_app(assistant, settings), settings)
     return 0
 
 

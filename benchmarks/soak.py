@@ -48,6 +48,7 @@ LIMITS = {
     "CXR_MAX_PAGES_PER_ADDRESS": "1000",
     "CXR_MAX_PAGES": "1000",
 }
+HURRY = 60  # questions at most in one hurry: three times what a minute allows
 FILMS = ("ok_dcm_explicit.dcm", "ok_png_gray16.png", "ok_jpeg_progressive.jpg", "ok_dcm_rle.dcm")
 HOSTILE = ("png_bomb_88mp_rgba.png", "dcm_seq_depth_2500.dcm", "dcm_jpeg_truncated.dcm", "oth_svg.svg")
 
@@ -113,8 +114,7 @@ class _Session(threading.Thread):
                 case "hostile":
                     self._do(visitor.add, _film(self.rng.choice(HOSTILE)), "film")
                 case _:  # faster than a person may: this is what is refused
-                    while self._interrupt(visitor, after_s=0.0):
-                        pass
+                    self._hurry(visitor)
             time.sleep(self.rng.expovariate(1 / self.plan.think_s))
 
     def _ask(self, visitor: Visitor) -> None:
@@ -130,19 +130,24 @@ class _Session(threading.Thread):
         else:
             self.outcome.errors.append(f"no answer: {text[-300:]}")
 
+    def _hurry(self, visitor: Visitor) -> None:
+        """Ask and stop until no more is let in, then see how long a refusal takes, with no Stop beside it."""
+        for _ in range(HURRY):
+            if time.monotonic() > self.until:
+                return
+            if not self._interrupt(visitor, after_s=0.0):
+                break
+        for _ in range(3):
+            self._ask(visitor)
+
     def _interrupt(self, visitor: Visitor, *, after_s: float = 0.15) -> bool:
         """Ask, and press Stop from the same tab while the answer is written; False where it was refused."""
         timer = threading.Timer(after_s, self._do, [visitor.press, "chat", "stop"])
         timer.start()
-        start = time.monotonic()
         text = self._do(visitor.ask, "Tell me everything.")
-        took = time.monotonic() - start
         timer.join()
         is_let_in = text is not None and not _is_busy(text)
-        if is_let_in:
-            self.outcome.num_stopped += 1
-        elif text is not None:
-            self.outcome.refusals_s.append(took)
+        self.outcome.num_stopped += is_let_in
         return is_let_in
 
     def _do(self, deed: Any, *arguments: Any) -> str | None:

@@ -55,7 +55,7 @@ class Limits:
     max_prompt_chars: int = _limit(2000, 1, 2000, "characters of one question")
     max_new_tokens: int = _limit(1024, 1, 1024, "tokens of one answer, whatever a model allows")
     answer_timeout_s: int = _limit(300, 1, 86_400, "seconds from the question to the end of its answer")
-    stall_s: int = _limit(10, 1, 3600, "seconds after which an answer that nobody reads is ended")
+    stall_s: int = _limit(10, 1, 3600, "seconds until an answer ends that nobody listens to, or takes in")
     stuck_s: int = _limit(120, 1, 86_400, "seconds without a sign of the engine before it is restarted")
     page_grace_s: int = _limit(40, 1, 600, "seconds after the last connection until a page is forgotten")
     page_idle_s: int = _limit(900, 10, 604_800, "seconds without any action until a page is forgotten")

@@ -80,7 +80,8 @@ class LoopbackHub:
     """Serves `repositories`; counts bytes and requests; cuts or corrupts what it is told to.
 
     cut_after: path -> how many bytes of it to send before the connection drops, `num_cuts` times.
-    flipped: paths whose content has one byte flipped on the way.
+    flipped: paths whose content has one byte flipped on the way. bare_refusal: a status for everything,
+    without a word why. login_page: what a network answers that wants its visitors to sign in first.
     """
 
     repositories: list[Repository]
@@ -93,6 +94,8 @@ class LoopbackHub:
     ranges: list[str] = field(default_factory=list)
     tokens_at_storage: list[str] = field(default_factory=list)
     wrong_commit: str | None = None
+    bare_refusal: int | None = None
+    login_page: bool = False
     delay_s: float = 0.0
 
     def __enter__(self) -> LoopbackHub:
@@ -134,6 +137,12 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self, *, with_body: bool) -> None:
+        if self.loopback.bare_refusal:
+            self._send(self.loopback.bare_refusal, {"Content-Length": "0"}, b"")
+            return
+        if self.loopback.login_page:
+            self._send(200, {"Content-Type": "text/html", "Content-Length": "12"}, b"<h1>Hi</h1>\n")
+            return
         parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
         if parts[:2] == ["api", "models"]:
             self._model_info("/".join(parts[2:4]), parts[5])

@@ -27,6 +27,7 @@ __all__ = ["Hub", "HubFile", "cached_snapshot", "hash_file", "read_hub", "requir
 PINNED = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 HASH_BLOCK_BYTES = 8 * 1024 * 1024
+LOCK_POLL_S = 0.5
 
 CountBytes = Callable[[int], None]
 
@@ -61,9 +62,16 @@ class Hub:
         from huggingface_hub import HfApi
 
         with self._explained(repository, revision):
-            info = HfApi(endpoint=self.endpoint, token=self.token or False).model_info(
-                repository, revision=revision, files_metadata=True
-            )
+            try:
+                info = HfApi(endpoint=self.endpoint, token=self.token or False).model_info(
+                    repository, revision=revision, files_metadata=True
+                )
+            except (ValueError, KeyError) as error:  # the login page of a network, say
+                raise DownloadFailed(
+                    f"What was answered for {repository} is no listing of the Hub.",
+                    hint="Check HF_ENDPOINT, and whether the network asks you to sign in first.",
+                    code="listing",
+                ) from error
         if info.sha != revision:
             raise DownloadFailed(
                 f"{repository} answered with revision {info.sha} where {revision} was asked for.",
@@ -76,30 +84,31 @@ class Hub:
         """The verified file in the local cache; what an earlier, cut download left is continued.
 
         Nothing unverified is ever given its final name. `count_bytes` hears of each block that arrives,
-        and of the part that was already there.
+        of the part that was already there, and of no bytes at all while it waits or hashes.
         Raises: DownloadFailed, CorruptWeights; OSError when the disk is full.
         """
-        blob = self._storage(file.repository) / "blobs" / file.digest
-        with self._file_lock(file):
-            if blob.is_file():
+        if self.snapshot_path(file).is_file() and self._is_here(file):
+            count_bytes(file.size)
+            return self.snapshot_path(file)  # nothing is written: the cache may be one that only can be read
+        with self._file_lock(file, count_bytes):
+            if self._is_here(file):
                 count_bytes(file.size)
             else:
                 self._refuse_when_offline(file.repository)
-                self._download(file, blob, count_bytes)
-            return self._point_to(file, blob)
+                self._download(file, self._blob(file), count_bytes)
+            return self._point_to(file, self._blob(file))
 
     def bytes_missing(self, file: HubFile) -> int:
         """How many bytes of `file` have yet to come over the network."""
-        blob = self._storage(file.repository) / "blobs" / file.digest
-        if blob.is_file():
+        if self._is_here(file):
             return 0
-        part = _part_of(blob)
+        part = _part_of(self._blob(file))
         return max(0, file.size - part.stat().st_size) if part.is_file() else file.size
 
     def forget(self, file: HubFile) -> None:
         """Drop a file from the cache, so that the next fetch starts afresh."""
         self.snapshot_path(file).unlink(missing_ok=True)
-        (self._storage(file.repository) / "blobs" / file.digest).unlink(missing_ok=True)
+        self._blob(file).unlink(missing_ok=True)
 
     def snapshot_folder(self, repository: str, revision: str) -> Path:
         return self._storage(repository) / "snapshots" / revision
@@ -131,15 +140,17 @@ class Hub:
                     expected_size=file.size,
                     tqdm_class=_counting_bar(count_bytes),
                 )
-        _verify_or_delete(part, file)
+                stream.flush()
+                os.fsync(stream.fileno())  # a name must not outlive the bytes that it stands for
+        _verify_or_delete(part, file, count_bytes)
         os.replace(part, blob)
 
     def _point_to(self, file: HubFile, blob: Path) -> Path:
         """The snapshot entry of `file`, as the Hub's own client lays it out: a link to the blob."""
         pointer = self.snapshot_path(file)
-        if not pointer.exists():
+        if not pointer.exists() or (blob.is_file() and not pointer.is_symlink()):
             pointer.parent.mkdir(parents=True, exist_ok=True)
-            pointer.unlink(missing_ok=True)  # a dangling link
+            pointer.unlink(missing_ok=True)  # a dangling link, or an older file in its place
             try:
                 pointer.symlink_to(os.path.relpath(blob, pointer.parent))
             except OSError:  # file systems without links: the Hub's client moves the file there as well
@@ -149,14 +160,33 @@ class Hub:
     def _storage(self, repository: str) -> Path:
         return self.cache_dir / f"models--{repository.replace('/', '--')}"
 
+    def _blob(self, file: HubFile) -> Path:
+        return self._storage(file.repository) / "blobs" / file.digest
+
+    def _is_here(self, file: HubFile) -> bool:
+        """Whether all of it lies under its hash; or under its name, where there are no links."""
+        pointer = self.snapshot_path(file)
+        is_in_place = pointer.is_file() and not pointer.is_symlink() and pointer.stat().st_size == file.size
+        return is_in_place or self._blob(file).is_file()
+
     @contextmanager
-    def _file_lock(self, file: HubFile) -> Iterator[None]:
-        from filelock import FileLock
+    def _file_lock(self, file: HubFile, count_bytes: CountBytes) -> Iterator[None]:
+        """The lock that the Hub's own client takes as well; whoever waits can be stopped meanwhile."""
+        from filelock import FileLock, Timeout
 
         folder = self.cache_dir / ".locks" / f"models--{file.repository.replace('/', '--')}"
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{file.digest}.lock"):
+        lock = FileLock(folder / f"{file.digest}.lock")
+        while True:
+            try:
+                lock.acquire(timeout=LOCK_POLL_S)
+                break
+            except Timeout:
+                count_bytes(0)
+        try:
             yield
+        finally:
+            lock.release()
 
     def _refuse_when_offline(self, repository: str) -> None:
         if self.is_offline:
@@ -200,6 +230,13 @@ class Hub:
             ) from error
         except errors.HfHubHTTPError as error:
             status = error.response.status_code if error.response is not None else "no status"
+            if status in (401, 403):
+                raise DownloadFailed(
+                    f"The Hub refuses {repository} to this token (HTTP {status}).",
+                    hint=f"It may have expired, or may not read gated repositories: look at {self.endpoint}"
+                    "/settings/tokens, then set HF_TOKEN anew or unset it.",
+                    code="token",
+                ) from error
             raise DownloadFailed(
                 f"The Hub refused {repository} (HTTP {status}).", hint="Wait a minute, then try again."
             ) from error
@@ -221,7 +258,7 @@ def read_hub(environ: Mapping[str, str] | None = None) -> Hub:
     return Hub(
         endpoint=(env.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
         cache_dir=cache_dir.expanduser(),
-        token=env.get("HF_TOKEN") or (get_token() if environ is None else None),
+        token=env.get("HF_TOKEN", "").strip() or (get_token() if environ is None else None),
         is_offline=env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
     )
 
@@ -274,9 +311,9 @@ def hash_file(path: Path, like: str, count_bytes: CountBytes) -> str:
     return digest.hexdigest()
 
 
-def _verify_or_delete(part: Path, file: HubFile) -> None:
+def _verify_or_delete(part: Path, file: HubFile, count_bytes: CountBytes) -> None:
     try:
-        verify_file(part, file.digest, file.path, lambda _: None)
+        verify_file(part, file.digest, file.path, lambda _: count_bytes(0))
     except CheckpointError:
         part.unlink()
         raise

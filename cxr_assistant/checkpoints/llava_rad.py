@@ -37,21 +37,21 @@ _BASE = "lmsys/vicuna-7b-v1.5"
 _BASE_REVISION = "3321f76e3f527bd14065daf69dad9344000a201d"
 
 # Sizes in bytes as a public runner of the real files pins them; SHA-256 comes from the Hub's own record.
-_FILES = {
-    "config.json": 1_202,
-    "adapter_config.json": 521,
-    "adapter_model.bin": 319_971_402,
-    "non_lora_trainables.bin": 39_864_496,
-    "biomedclipcxr_518.json": 546,
-    "biomedclipcxr_518_checkpoint.pt": 2_363_054_683,
-}
-_BASE_FILES = {
-    "config.json": 615,
-    "pytorch_model-00001-of-00002.bin": 9_976_634_558,
-    "pytorch_model-00002-of-00002.bin": 3_500_315_539,
-    "tokenizer.model": 499_723,
-    "tokenizer_config.json": 749,
-}
+_FILES = (
+    "config.json",
+    "adapter_config.json",
+    "adapter_model.bin",
+    "non_lora_trainables.bin",
+    "biomedclipcxr_518.json",
+    "biomedclipcxr_518_checkpoint.pt",
+)
+_BASE_FILES = (
+    "config.json",
+    "pytorch_model-00001-of-00002.bin",
+    "pytorch_model-00002-of-00002.bin",
+    "tokenizer.model",
+    "tokenizer_config.json",
+)
 
 _QUERY = "Provide a description of the findings in the radiology image."  # LLaVA-Rad utils.py, 1fc4409
 _QUERY_WITH_REASON = (  # same source; no full stop is added after the reason
@@ -69,11 +69,8 @@ CHECKPOINT = Checkpoint(
     repository=_REPOSITORY,
     revision=_REVISION,
     files=(
-        *(RemoteFile(repository=_REPOSITORY, revision=_REVISION, path=p, size=s) for p, s in _FILES.items()),
-        *(
-            RemoteFile(repository=_BASE, revision=_BASE_REVISION, path=p, size=s)
-            for p, s in _BASE_FILES.items()
-        ),
+        *(RemoteFile(repository=_REPOSITORY, revision=_REVISION, path=name) for name in _FILES),
+        *(RemoteFile(repository=_BASE, revision=_BASE_REVISION, path=name) for name in _BASE_FILES),
     ),
     licence=Licence(
         name="Microsoft Research License; Llama 2 Community License",

@@ -60,6 +60,7 @@ def convert_in_child(
     }
     try:
         _run_child(job, partial, expected_bytes, on_progress)
+        _sync(partial)  # a name must not outlive the bytes that it stands for
         shutil.rmtree(target, ignore_errors=True)
         partial.replace(target)
     finally:
@@ -85,6 +86,14 @@ def not_enough_disk(what: str) -> NotEnoughDisk:
 
 
 # -------------------------------------------------------------------- the parent
+
+
+def _sync(folder: Path) -> None:
+    """Wait until every file of `folder` is on the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
 
 
 def _run_child(job: dict[str, Any], partial: Path, expected_bytes: int, on_progress: OnProgress) -> None:

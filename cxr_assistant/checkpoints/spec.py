@@ -39,7 +39,6 @@ __all__ = [
 
 _REVISION = re.compile(r"[0-9a-f]{40}")
 _DECLARATION = re.compile(r"^CHECKPOINTS?\b", re.MULTILINE)
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +53,14 @@ class Licence:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """One file on the Hub at a pinned revision; size in bytes and SHA-256 are None where not known."""
+    """One file on the Hub at a pinned revision; `path` may be a pattern such as `*.safetensors`."""
 
     repository: str
     revision: str
     path: str
-    size: int | None = None
-    sha256: str | None = None
 
     def __post_init__(self) -> None:
         _require_pinned(self.repository, self.revision)
-        if self.sha256 is not None and not _SHA256.fullmatch(self.sha256):
-            raise CheckpointError(
-                f"SHA-256 of {self.path} is {self.sha256!r}; allowed: 64 hexadecimal digits."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,16 +41,18 @@ def empty_weights() -> Iterator[None]:
 
 @contextmanager
 def reading_ahead(folder: Path) -> Iterator[None]:
-    """Ask the kernel for the safetensors of `folder` in large steps meanwhile: faults alone read in small
-    ones, and the disk need not wait until the empty modules stand."""
-    done = threading.Event()
-    thread = threading.Thread(target=_read_ahead, args=(weight_files(folder), done), daemon=True)
-    thread.start()
+    """Ask the kernel for the safetensors of `folder` in large steps: faults alone read in small ones, and the
+    disk need not wait until the empty modules stand.
+
+    It goes on behind the block, as tensors that stay mapped are wanted next, and ends where the block fails.
+    """
+    failed = threading.Event()
+    threading.Thread(target=_read_ahead, args=(weight_files(folder), failed), daemon=True).start()
     try:
         yield
-    finally:
-        done.set()
-        thread.join()
+    except BaseException:
+        failed.set()
+        raise
 
 
 def stream_in(
@@ -224,12 +226,12 @@ def _move_buffers(tree: nn.Module, device: str) -> None:
                 module._buffers[name] = buffer.to(device)  # never cast: inv_freq stays float32
 
 
-def _read_ahead(paths: tuple[Path, ...], done: threading.Event) -> None:
+def _read_ahead(paths: tuple[Path, ...], failed: threading.Event) -> None:
     if not hasattr(os, "posix_fadvise"):
         return
     for path in paths:
         with path.open("rb") as stream:
             for offset in range(0, path.stat().st_size, READ_AHEAD_BYTES):
-                if done.is_set():
+                if failed.is_set():
                     return
                 os.posix_fadvise(stream.fileno(), offset, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cxr_assistant.checkpoints.hub import Hub, HubFile, cached_snapshot, hash_file, read_hub, verify_file
 from cxr_assistant.checkpoints.licences import require_licence
-from cxr_assistant.checkpoints.lock import LOCK_NAME, Lock, check_folder
+from cxr_assistant.checkpoints.lock import LOCK_NAME, Lock, check_folder, read_lock
 from cxr_assistant.checkpoints.prepare import convert_in_child, is_disk_full, not_enough_disk
 from cxr_assistant.checkpoints.progress import OnProgress, Progress, ProgressMeter, Stage, ignore_progress
 from cxr_assistant.checkpoints.spec import Checkpoint, find_module
@@ -38,6 +38,7 @@ __all__ = [
     "locate",
     "make_random",
     "plan_fetch",
+    "verify",
 ]
 
 SPARE_BYTES = 256 * 1024 * 1024  # a disk filled to its last byte harms everything else on it
@@ -67,7 +68,7 @@ class FetchPlan:
         """Raise NotEnoughDisk, with figures, unless everything fits before anything is started."""
         for folder, needed in self.needed_by_disk.items():
             free = free_bytes(folder)
-            if needed + SPARE_BYTES > free:
+            if needed and needed + SPARE_BYTES > free:
                 raise NotEnoughDisk(
                     f"{needed / 1e9:.1f} GB are needed for download and conversion; "
                     f"{free / 1e9:.1f} GB are free.",
@@ -106,13 +107,12 @@ def locate(
 
 def is_ready(checkpoint: Checkpoint, weights_dir: Path | None = None) -> bool:
     """True when the checkpoint can be loaded without fetching or converting anything."""
+    if not checkpoint.is_embedded:
+        return _is_whole(folder_of(checkpoint, weights_dir), checkpoint)
     try:
-        if checkpoint.is_embedded:
-            return bool(_embedded(checkpoint, None, weights_dir))
-        check_folder(folder_of(checkpoint, weights_dir), checkpoint.name)
+        return bool(_embedded(checkpoint, None, weights_dir))
     except CheckpointError:
         return False
-    return True
 
 
 def folder_of(checkpoint: Checkpoint, weights_dir: Path | None = None) -> Path:
@@ -198,7 +198,6 @@ def convert_local(
     FetchPlan((), 0, size, _by_disk((target, size))).require_disk()
     meter = ProgressMeter(Stage.VERIFYING, size, on_progress)
     digests = {path.relative_to(directory).as_posix(): hash_file(path, "0" * 64, meter.add) for path in files}
-    _refuse_known_difference(checkpoint, digests)
     convert_in_child(
         checkpoint,
         [directory],
@@ -209,6 +208,20 @@ def convert_local(
         on_progress=on_progress,
     )
     return check_folder(target, checkpoint.name)
+
+
+def verify(
+    checkpoint: Checkpoint, directory: Path | None = None, *, on_progress: OnProgress = ignore_progress
+) -> tuple[Path, Lock]:
+    """The converted folder of `checkpoint` and its lock, after every file was hashed and compared with it.
+
+    Raises: MissingWeights for a folder without a lock, which the embedded model's is; CorruptWeights for a
+    file that is not as it was written; WeightsMismatch.
+    """
+    folder = directory or folder_of(checkpoint)
+    size = sum(record.size for record in read_lock(folder).files.values())
+    meter = ProgressMeter(Stage.VERIFYING, size, on_progress)
+    return folder, check_folder(folder, checkpoint.name, hashing=True, count_bytes=meter.add)
 
 
 def make_random(checkpoint: Checkpoint, directory: Path) -> None:
@@ -262,10 +275,18 @@ def _explicit(
         return directory
     target = _weights_dir(weights_dir) / f"{checkpoint.name}-local-{_fingerprint(directory)}"
     with _one_at_a_time(target, on_progress):
-        if not (target / LOCK_NAME).is_file():
+        if not _is_whole(target, checkpoint):
             convert_local(checkpoint, directory, target, on_progress=on_progress)
-    check_folder(target, checkpoint.name)
     return target
+
+
+def _is_whole(folder: Path, checkpoint: Checkpoint) -> bool:
+    """Whether a converted folder can be loaded; one that is damaged or older is made again."""
+    try:
+        check_folder(folder, checkpoint.name)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _fingerprint(directory: Path) -> str:
@@ -316,7 +337,6 @@ def _needed_files(checkpoint: Checkpoint, hub: Hub) -> tuple[HubFile, ...]:
             found = _wanted(checkpoint, hub.list_files(repository, revision))
         _refuse_incomplete(checkpoint, repository, found, hub)
         files.extend(found)
-    _refuse_known_difference(checkpoint, {file.path: file.digest for file in files if len(file.digest) == 64})
     return tuple(files)
 
 
@@ -326,7 +346,12 @@ def _is_complete(checkpoint: Checkpoint, repository: str, cached: Sequence[HubFi
     shards: set[str] = set()
     for file in cached:
         if file.path.endswith(".index.json"):
-            shards |= set(read_index(hub.snapshot_path(file)).values())
+            try:
+                shards |= set(read_index(hub.snapshot_path(file)).values())
+            except (
+                CorruptWeights
+            ):  # a power cut, say: what the Hub lists is compared with it, and it is dropped
+                return False
     return shards <= paths and not _missing(checkpoint, repository, paths)
 
 
@@ -348,19 +373,6 @@ def _refuse_incomplete(checkpoint: Checkpoint, repository: str, found: Sequence[
             f"{repository} misses {missing[0]} at the pinned revision.",
             hint="Check HF_ENDPOINT: a mirror must serve the whole repository.",
         )
-
-
-def _refuse_known_difference(checkpoint: Checkpoint, digests: Mapping[str, str]) -> None:
-    """Where the checkpoint's own list knows a SHA-256, the Hub or the folder must agree."""
-    known = {file.path: file.sha256 for file in checkpoint.files if file.sha256}
-    for path, digest in digests.items():
-        expected = known.get(Path(path).name)
-        if expected is not None and expected != digest:
-            raise CorruptWeights(
-                f"{Path(path).name} has the SHA-256 {digest[:12]}...; "
-                f"this checkpoint's is {expected[:12]}...",
-                hint="It is another revision, or was changed; fetch the pinned one.",
-            )
 
 
 def _download(plan: FetchPlan, hub: Hub, on_progress: OnProgress) -> None:

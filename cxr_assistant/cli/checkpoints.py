@@ -1,4 +1,5 @@
-"""`checkpoints`: list what can be chosen, fetch what is published, make random weights for measuring."""
+"""`checkpoints`: list what can be chosen, fetch what is published, verify what was converted, make random
+weights for measuring."""
 
 from __future__ import annotations
 
@@ -18,13 +19,16 @@ __all__ = ["add_command", "card_of"]
 
 
 def add_command(subparsers: Subparsers) -> None:
-    parser = add(subparsers, "checkpoints", list_all, "List, fetch or imitate checkpoints.")
+    parser = add(subparsers, "checkpoints", list_all, "List, fetch, verify or imitate checkpoints.")
     actions = parser.add_subparsers(metavar="ACTION")
     add(actions, "list", list_all, "What can be chosen, and under which licence (the default).")
     fetch_parser = add(actions, "fetch", fetch, "Download, verify and convert one checkpoint.")
     fetch_parser.add_argument("name", help="such as llava-rad")
     fetch_parser.add_argument("--into", metavar="DIR", type=Path, help="where the converted folder goes")
     fetch_parser.add_argument("--accept-licence", metavar="NAME", action="append", default=[])
+    verify_parser = add(actions, "verify", verify, "Hash the converted files and compare with their lock.")
+    verify_parser.add_argument("name", help="such as llava-rad")
+    verify_parser.add_argument("--weights", metavar="DIR", type=Path, help="a converted folder elsewhere")
     fits_parser = add(actions, "fits", fits, "What each precision of a checkpoint needs, and what is free.")
     fits_parser.add_argument("name", help="such as llava-rad")
     random_parser = add(actions, "make-random", make_random, "Write random weights in the published layout.")
@@ -69,6 +73,22 @@ def fetch(arguments: argparse.Namespace, console: Console) -> int:
     console.end_progress()
     values = {"status": "ok", "checkpoint": checkpoint.name, "directory": str(directory)}
     console.result(values, f"{checkpoint.title} is ready.")
+    return 0
+
+
+def verify(arguments: argparse.Namespace, console: Console) -> int:
+    from cxr_assistant.checkpoints.spec import get_checkpoint
+    from cxr_assistant.checkpoints.weights import verify as verify_weights
+
+    checkpoint = get_checkpoint(arguments.name)
+    folder, lock = verify_weights(
+        checkpoint, arguments.weights, on_progress=lambda progress: console.progress(progress.sentence)
+    )
+    console.end_progress()
+    values = {"status": "ok", "checkpoint": checkpoint.name, "directory": str(folder)}
+    console.result(
+        values, f"All {len(lock.files)} files of {checkpoint.title} are as they were written ({folder})."
+    )
     return 0
 
 

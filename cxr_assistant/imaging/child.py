@@ -33,6 +33,7 @@ REQUEST = struct.Struct("!B")  # bytes of the session key, which follows
 ANSWER = struct.Struct("!IQ")  # bytes of the facts, bytes of pixels and tables
 READY = b"R"  # from the warm process once, and from each child with a descriptor: its room for the pixels
 JOB = b"J"  # with two descriptors: the socket of the job, and the file
+_PROCESSORS = 2
 _READY_BYTES = 12 << 20  # of the room: a film of 2048 x 2500 pixels and some tables
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38  # linux/prctl.h
@@ -163,9 +164,19 @@ def _confine(bounds: Bounds) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump is patient data
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # no new file or socket; those that are open stay
+    _use_few_processors()
     limit = bounds.memory_bytes
     with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _use_few_processors() -> None:
+    """GDCM decodes JPEG 2000 in as many threads as there are processors, and the stack of each counts as
+    memory: on a large machine nothing would be left for the film."""
+    if hasattr(os, "sched_setaffinity"):  # not on macOS
+        mine = sorted(os.sched_getaffinity(0))
+        first = os.getpid() % len(mine)  # children side by side need not share
+        os.sched_setaffinity(0, (mine * 2)[first : first + _PROCESSORS])
 
 
 def _forgo_privileges() -> None:

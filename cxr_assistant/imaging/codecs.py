@@ -83,8 +83,9 @@ def _check_rle(frame: memoryview, layout: PixelLayout) -> None:
 
 # Why these: GDCM aborts on some damaged JPEG frames, so it gets those that nothing else reads, and lossless
 # JPEG 2000, where it never did (docs/LOG.md) and where its two threads take two thirds of OpenJPEG's time;
-# pylibjpeg's libjpeg (GPL) shows half a film without an error, so pylibjpeg is asked for lossy JPEG 2000
-# alone, where its OpenJPEG is the fastest; pydicom by itself would try one after the other.
+# pylibjpeg's libjpeg (GPL) shows half a film without an error, so pylibjpeg is asked for JPEG 2000 alone, of
+# lossy and of large films, where its OpenJPEG takes the least processor time, of which a child has 4 s;
+# pydicom by itself would try one after the other.
 _UID = "1.2.840.10008.1.2"
 _BASELINE, _EXTENDED, _LOSSLESS = 0xC0, 0xC1, 0xC3
 _SYNTAXES = {
@@ -102,6 +103,7 @@ _SYNTAXES = {
     f"{_UID}.4.91": TransferSyntax(plugin="pylibjpeg", check=_check_jpeg2000),
     f"{_UID}.5": TransferSyntax(plugin="pydicom", check=_check_rle),
 }
+_FAST_PX = 12_000_000
 _STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,6}){1,8}")
 
 
@@ -141,7 +143,8 @@ def decode_pixels(data_set: DataSet, layout: PixelLayout, uid: str) -> Samples:
         # Pillow reads 8 bits only. pydicom keeps 12-bit Extended from GDCM, whose JPEG codec goes by the
         # frame and decodes it (checked against the original in tests); so it is handed over as Lossless.
         return _encapsulated(found.minimal, layout, f"{_UID}.4.57", "gdcm")
-    return _encapsulated(found.minimal, layout, uid, syntax.plugin)
+    is_large = syntax.check is _check_jpeg2000 and layout.rows * layout.columns > _FAST_PX
+    return _encapsulated(found.minimal, layout, uid, "pylibjpeg" if is_large else syntax.plugin)
 
 
 def warm_up() -> None:

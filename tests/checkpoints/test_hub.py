@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -188,6 +190,65 @@ def test_a_missing_repository_says_that_it_may_be_private(hub: Hub) -> None:
     with pytest.raises(DownloadFailed, match="not found, or is private") as caught:
         hub.list_files("lab/absent", REVISION)
     assert caught.value.code == "repository"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_the_hub_refuses_is_named(hub: Hub, server: LoopbackHub, status: int) -> None:
+    server.bare_refusal = status
+    with pytest.raises(DownloadFailed, match=f"to this token .HTTP {status}") as caught:
+        hub.list_files("lab/open", REVISION)
+    assert caught.value.code == "token" and "HF_TOKEN" in str(caught.value.hint)
+
+
+def test_a_login_page_is_no_listing(hub: Hub, server: LoopbackHub) -> None:
+    server.login_page = True
+    with pytest.raises(DownloadFailed, match="no listing of the Hub") as caught:
+        hub.list_files("lab/open", REVISION)
+    assert caught.value.code == "listing"
+
+
+def test_a_token_is_taken_without_what_stands_around_it(tmp_path: Path) -> None:
+    assert read_hub({"HF_HOME": str(tmp_path), "HF_TOKEN": " hf_reader\n"}).token == "hf_reader"
+
+
+def test_a_whole_cache_serves_where_nothing_can_be_written(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = file_named(hub, "model.safetensors")
+    path = hub.fetch(file, ignore)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert hub.fetch(file, ignore) == path
+
+
+def test_without_links_nothing_is_fetched_twice(
+    hub: Hub, server: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    file = file_named(hub, "model.safetensors")
+    path = hub.fetch(file, ignore)
+    assert not path.is_symlink() and path.read_bytes() == WEIGHTS
+    sent = server.sent["model.safetensors"]
+    assert hub.bytes_missing(file) == 0 and hub.fetch(file, ignore) == path
+    assert server.sent["model.safetensors"] == sent
+    path.write_bytes(b"cut off")
+    assert hub.bytes_missing(file) == len(WEIGHTS)
+    assert hub.fetch(file, ignore).read_bytes() == WEIGHTS
+
+
+def test_who_waits_for_a_file_can_be_stopped(hub: Hub) -> None:
+    file = file_named(hub, "model.safetensors")
+
+    def stop(_: int) -> None:
+        raise InterruptedError
+
+    with hub._file_lock(file, ignore):
+        with ThreadPoolExecutor(1) as other, pytest.raises(InterruptedError):
+            other.submit(hub.fetch, file, stop).result(30)
 
 
 def test_no_network_is_a_sentence(tmp_path: Path, server: LoopbackHub) -> None:

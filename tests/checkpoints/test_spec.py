@@ -79,11 +79,6 @@ def test_a_revision_that_is_not_pinned_is_refused(revision: str) -> None:
         replace(MENU[0], revision=revision)
 
 
-def test_a_hash_of_the_wrong_form_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="64 hexadecimal digits"):
-        RemoteFile(repository="a/b", revision="0" * 40, path="x", sha256="abc")
-
-
 def test_the_embedded_model_is_shown_films_and_asked_as_in_its_training() -> None:
     from cxr_assistant.imaging.phantom import FINDINGS_PROMPT, VIEW_PROMPT
     from cxr_assistant.training.recipe import EMBEDDED

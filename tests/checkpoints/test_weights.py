@@ -307,12 +307,20 @@ def test_a_changed_file_of_a_converted_folder(copy: Path) -> None:
         weights.locate(CHEXAGENT, copy)
 
 
+def test_verifying_hashes_every_byte_and_says_how_far_it_is(copy: Path) -> None:
+    seen: list[Progress] = []
+    folder, lock = weights.verify(CHEXAGENT, copy, on_progress=seen.append)
+    assert (folder, lock.checkpoint) == (copy, "chexagent")
+    assert seen[-1].done_bytes == seen[-1].total_bytes == sum(r.size for r in lock.files.values())
+
+
 def test_a_byte_flipped_in_place_is_found_when_asked_for(copy: Path) -> None:
     content = bytearray((copy / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (copy / "model.safetensors").write_bytes(content)
-    with pytest.raises(CorruptWeights, match="not as it was written"):
-        check_folder(copy, "chexagent", hashing=True)
+    check_folder(copy, "chexagent")
+    with pytest.raises(CorruptWeights, match="model.safetensors of a converted checkpoint is not"):
+        weights.verify(CHEXAGENT, copy)
 
 
 def test_a_damaged_lock(copy: Path) -> None:
@@ -321,10 +329,48 @@ def test_a_damaged_lock(copy: Path) -> None:
         weights.locate(CHEXAGENT, copy)
 
 
-def test_a_folder_of_an_older_converter_is_made_again(copy: Path) -> None:
+def test_a_folder_of_an_older_converter_is_not_loaded(copy: Path) -> None:
     replace(read_lock(copy), converter_version=0).write(copy)
     with pytest.raises(WeightsMismatch, match="made by converter 0"):
         weights.locate(CHEXAGENT, copy)
+
+
+@pytest.mark.parametrize("harm", ["older", "damaged"])
+def test_what_was_converted_from_a_folder_is_made_again_where_it_must_be(tmp_path: Path, harm: str) -> None:
+    folder = weights.locate(CHEXAGENT, FIXTURE, weights_dir=tmp_path)
+    if harm == "older":
+        replace(read_lock(folder), converter_version=0).write(folder)
+    else:
+        os.truncate(folder / "model.safetensors", 100)
+    assert weights.locate(CHEXAGENT, FIXTURE, weights_dir=tmp_path) == folder
+    check_folder(folder, "chexagent", hashing=True)
+
+
+def test_a_configuration_that_lost_its_content_is_seen_though_its_size_is_right(copy: Path) -> None:
+    path = copy / "config.json"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(CorruptWeights, match="not as it was written"):
+        weights.locate(CHEXAGENT, copy)
+
+
+def test_an_index_that_a_power_cut_emptied_is_fetched_again(
+    server: LoopbackHub, hub: Hub, tmp_path: Path
+) -> None:
+    plan = weights.plan_fetch(CHEXAGENT, tmp_path, hub=hub)
+    for file in plan.files:
+        hub.fetch(file, lambda _: None)
+    index = next(file for file in plan.files if file.path.endswith(".index.json"))
+    hub.snapshot_path(index).resolve().write_bytes(b"")
+    with pytest.raises(CorruptWeights, match="removed; fetch it again|hash differs"):
+        weights.fetch(CHEXAGENT, tmp_path, hub=hub)
+    weights.fetch(CHEXAGENT, tmp_path, hub=hub)
+
+
+def test_a_disk_on_which_nothing_is_written_may_be_full(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(weights, "free_bytes", lambda folder: 0 if folder.name == "cache" else 10**12)
+    weights.FetchPlan((), 0, 1, {tmp_path / "cache": 0, tmp_path / "weights": 1}).require_disk()
 
 
 @pytest.mark.requirement("W3")

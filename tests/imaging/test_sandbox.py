@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from cxr_assistant.errors import StudyError, UnreadableImage
-from cxr_assistant.imaging import wire
+from cxr_assistant.imaging import child, wire
 from cxr_assistant.imaging.read import decode_radiograph, read_radiograph
 from cxr_assistant.imaging.sandbox import Bounds, Sandbox, default_sandbox
 from cxr_assistant.imaging.shared_memory import anonymous_memory, copy_from, write_memory
 from cxr_assistant.settings import PROJECT_ROOT
-from tests.imaging.builders import dicom, picture, thorax
+from tests.imaging.builders import dicom, encapsulated, jpeg2000_frame, picture, thorax
 from tests.imaging.faulty_decoder import WRITTEN
 
 FILM = dicom()
@@ -192,3 +192,25 @@ def test_nothing_that_a_child_says_is_believed(facts: bytes) -> None:
     with pytest.raises(StudyError) as caught:
         wire.unpack(facts, bytearray(thorax().tobytes()))
     assert caught.value.code == "internal"
+
+
+@pytest.mark.requirement("U2")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux says which processors to use")
+def test_a_child_takes_two_processors_of_a_large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread for each of 64 would take the memory that a film needs."""
+    taken: list[tuple[int, ...]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, processors: taken.append(tuple(processors)))
+    for pid in (100, 63, 64):
+        monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
+        child._use_few_processors()
+    assert taken == [(36, 37), (63, 0), (0, 1)]
+
+
+@pytest.mark.requirement("U2", "U11")
+@pytest.mark.parametrize("side", [3450, 4267], ids=["12 million", "the largest detector"])
+def test_a_large_film_in_lossless_jpeg_2000_is_read(side: int) -> None:
+    rows, columns = np.indices((side, side), np.uint16)
+    film = rows * 9 + columns * 6  # smooth: it is the memory that is looked at
+    data = encapsulated(jpeg2000_frame(film), film, 16, "1.2.840.10008.1.2.4.90")
+    assert np.array_equal(read_radiograph(data).stored, film)

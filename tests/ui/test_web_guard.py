@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cxr_assistant.ui.web.ownership import Caller
 from tests.ui.webworld import ORIGIN, MakeWorld, World
 
 ANN, BOB = "annannann", "bobbobbob"
@@ -389,3 +390,16 @@ def test_an_upload_that_was_cut_off_leaves_nothing(world: World, tmp_path: Path)
     response = world.browser().post("/gradio_api/upload", content=iter(cut), headers=headers)
     assert response.status_code == 400
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.requirement("D4")
+def test_a_stream_that_a_cut_network_left_behind_ends_nothing(make_world: MakeWorld) -> None:
+    world = make_world()
+    caller = Caller("ann", "192.0.2.1", is_browser=True)
+    page = world.ledger.open_page("ann-page-1", caller)
+    for _ in range(2):  # the page came back while the server still holds its first stream
+        world.ledger.connect(page, listens=True)
+    world.guard._stalled(page, 1)
+    assert world.stalled == []
+    world.guard._stalled(page, 2)
+    assert world.stalled == ["ann-page-1"]

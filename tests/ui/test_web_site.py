@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 from cxr_assistant.settings import read_settings
 from cxr_assistant.ui.app import build_app, launch
+from cxr_assistant.ui.switchboard import Ending
 from cxr_assistant.ui.web import heads, make_upload_dir
 from cxr_assistant.ui.web.allowlist import find_rule
 from tests.ui.doubles import FINDINGS, ScriptedAssistant, ScriptedWorker, on_a_loop, png_bytes
@@ -267,6 +269,7 @@ def test_the_app_says_that_it_is_well(app: App) -> None:
 def slow(app: App) -> Iterator[ScriptedWorker]:
     yield app.worker
     app.worker.word_delay_s = app.worker.prefill_delay_s = 0.0
+    app.worker.says = ""
 
 
 def _percentile(values: list[float], share: float) -> float:
@@ -305,6 +308,32 @@ def _open_film(app: App, visitor: Visitor) -> None:
     app.worker.prefill_delay_s = app.worker.word_delay_s = 0.0
     assert visitor.do("demonstrate", [None, None])
     app.worker.prefill_delay_s, app.worker.word_delay_s = kept
+
+
+@pytest.mark.requirement("D3", "D4")
+def test_a_reader_who_takes_nothing_in_ends_the_answer(
+    app: App, slow: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.site.asgi, "_limits", replace(app.site.asgi._limits, stall_s=1))
+    visitor = Visitor(app)
+    _open_film(app, visitor)
+    slow.word_delay_s, slow.says = 0.002, " ".join(["loud" * 2_500] * 5_000)  # more than any buffer takes
+    event = {"task": "question", "prompt": "tell me", "indication": ""}
+    assert visitor.begin("send", [None, None], event).status_code == 200
+    until(lambda: slow.running == 1)
+    (flag,) = app.blocks.desk.switchboard._flags[visitor.page]
+    url = httpx.URL(app.url)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect((url.host, url.port or 80))
+        cookies = "; ".join(f"{name}={value}" for name, value in visitor.http.cookies.items())
+        path = f"/gradio_api/queue/data?session_hash={visitor.page}"
+        deaf.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: {url.netloc.decode()}\r\nCookie: {cookies}\r\n\r\n".encode()
+        )
+        assert deaf.recv(4096).startswith(b"HTTP/1.1 200")
+        until(lambda: slow.running == 0)
+    assert flag.ending is Ending.STALLED
 
 
 @pytest.mark.requirement("D3", "D4")

@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -230,13 +231,18 @@ class Guard:
         self._ledger.connect(page, listens=listens)
         send = request.send
         if listens:
-            send = Watched(send, self._limits.stall_s, lambda: self._when_stalled(page.name))
+            send = Watched(send, self._limits.stall_s, partial(self._stalled, page, page.num_streams))
         try:
             await self._app(request.scope, request.receive, send)
         finally:
             self._ledger.disconnect(page, listens=listens)
             if not listens or (not page.connections and page.num_begun == num_begun):
                 self._when_left(page.name)
+
+    def _stalled(self, page: Page, stream: int) -> None:
+        """An older stream may be one that a cut network left behind: the page listens to another by now."""
+        if page.num_streams == stream:
+            self._when_stalled(page.name)
 
     async def _upload(self, request: _Request) -> None:
         limit = self._limits.max_upload_mib * MIB

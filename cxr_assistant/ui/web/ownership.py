@@ -90,6 +90,7 @@ class Page:
     left_at: float
     connections: int = 0
     listeners: int = 0  # open streams of answers
+    num_streams: int = 0  # that ever were; the newest is the one that the page listens to
     num_begun: int = 0  # events that were begun on it
     events: set[str] = field(default_factory=set)
 
@@ -144,6 +145,7 @@ class Ledger:
         with self._lock:
             page.connections += 1
             page.listeners += listens
+            page.num_streams += listens
 
     def disconnect(self, page: Page, *, listens: bool) -> None:
         with self._lock:
