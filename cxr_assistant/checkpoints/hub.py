@@ -9,11 +9,12 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cxr_assistant.checkpoints.file_lock import holding
 from cxr_assistant.errors import (
     CheckpointError,
     CorruptWeights,
@@ -27,7 +28,6 @@ __all__ = ["Hub", "HubFile", "cached_snapshot", "hash_file", "read_hub", "requir
 PINNED = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 HASH_BLOCK_BYTES = 8 * 1024 * 1024
-LOCK_POLL_S = 0.5
 
 CountBytes = Callable[[int], None]
 
@@ -169,24 +169,10 @@ class Hub:
         is_in_place = pointer.is_file() and not pointer.is_symlink() and pointer.stat().st_size == file.size
         return is_in_place or self._blob(file).is_file()
 
-    @contextmanager
-    def _file_lock(self, file: HubFile, count_bytes: CountBytes) -> Iterator[None]:
-        """The lock that the Hub's own client takes as well; whoever waits can be stopped meanwhile."""
-        from filelock import FileLock, Timeout
-
+    def _file_lock(self, file: HubFile, count_bytes: CountBytes) -> AbstractContextManager[None]:
+        """The lock that the Hub's own client takes as well."""
         folder = self.cache_dir / ".locks" / f"models--{file.repository.replace('/', '--')}"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{file.digest}.lock")
-        while True:
-            try:
-                lock.acquire(timeout=LOCK_POLL_S)
-                break
-            except Timeout:
-                count_bytes(0)
-        try:
-            yield
-        finally:
-            lock.release()
+        return holding(folder / f"{file.digest}.lock", lambda: count_bytes(0))
 
     def _refuse_when_offline(self, repository: str) -> None:
         if self.is_offline:

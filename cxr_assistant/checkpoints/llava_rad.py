@@ -36,7 +36,6 @@ _REVISION = "dcdbc6caf6806c9acb66e12a827a39c86e00f6a7"  # head on 2026-09-17
 _BASE = "lmsys/vicuna-7b-v1.5"
 _BASE_REVISION = "3321f76e3f527bd14065daf69dad9344000a201d"
 
-# Sizes in bytes as a public runner of the real files pins them; SHA-256 comes from the Hub's own record.
 _FILES = (
     "config.json",
     "adapter_config.json",

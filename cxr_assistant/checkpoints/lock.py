@@ -29,6 +29,7 @@ CONVERTER_VERSION = 1
 """Counts up when a conversion would write other bytes; older folders are converted again."""
 
 SMALL_BYTES = 2**20
+"""Files up to here are hashed whenever a folder is looked at: configurations, the tokenizer's small ones."""
 
 _SHA256_LIKE = "0" * 64
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from cxr_assistant.checkpoints.file_lock import holding
 from cxr_assistant.checkpoints.hub import Hub, HubFile, cached_snapshot, hash_file, read_hub, verify_file
 from cxr_assistant.checkpoints.licences import require_licence
 from cxr_assistant.checkpoints.lock import LOCK_NAME, Lock, check_folder, read_lock
@@ -42,7 +43,6 @@ __all__ = [
 ]
 
 SPARE_BYTES = 256 * 1024 * 1024  # a disk filled to its last byte harms everything else on it
-LOCK_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -348,9 +348,7 @@ def _is_complete(checkpoint: Checkpoint, repository: str, cached: Sequence[HubFi
         if file.path.endswith(".index.json"):
             try:
                 shards |= set(read_index(hub.snapshot_path(file)).values())
-            except (
-                CorruptWeights
-            ):  # a power cut, say: what the Hub lists is compared with it, and it is dropped
+            except CorruptWeights:  # after a power cut, say: verifying what the Hub lists will drop it
                 return False
     return shards <= paths and not _missing(checkpoint, repository, paths)
 
@@ -414,21 +412,7 @@ def _by_disk(*wishes: tuple[Path, int]) -> dict[Path, int]:
     return dict(by_device.values())
 
 
-@contextmanager
-def _one_at_a_time(target: Path, on_progress: OnProgress) -> Iterator[None]:
-    """Hold the file lock of one converted folder; say so while another process holds it."""
-    from filelock import FileLock, Timeout
-
-    folder = target.parent / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{target.name}.lock")
-    while True:
-        try:
-            lock.acquire(timeout=LOCK_POLL_S)
-            break
-        except Timeout:
-            on_progress(Progress(stage=Stage.WAITING))
-    try:
-        yield
-    finally:
-        lock.release()
+def _one_at_a_time(target: Path, on_progress: OnProgress) -> AbstractContextManager[None]:
+    """Hold the lock of one converted folder; say so while another process holds it."""
+    path = target.parent / ".locks" / f"{target.name}.lock"
+    return holding(path, lambda: on_progress(Progress(stage=Stage.WAITING)))

@@ -22,7 +22,7 @@ _CELL = (6, 40)  # height and width of a cell in units of the scale: some four l
 _MIN_STROKES = 4
 _MIN_ROWS = 3  # of a cell
 _MIN_NEIGHBOURS = 2  # cells side by side: a side marker with initials fills one cell, a name two or more
-_SLAB_ROWS = 128
+_SLAB_ROWS = 128  # half a megabyte of a film, which a core's own cache holds
 _FEWEST_PIXELS = _MIN_STROKES * _MIN_ROWS * _MIN_NEIGHBOURS  # with less there is nothing to look for
 
 

@@ -33,7 +33,7 @@ REQUEST = struct.Struct("!B")  # bytes of the session key, which follows
 ANSWER = struct.Struct("!IQ")  # bytes of the facts, bytes of pixels and tables
 READY = b"R"  # from the warm process once, and from each child with a descriptor: its room for the pixels
 JOB = b"J"  # with two descriptors: the socket of the job, and the file
-_PROCESSORS = 2
+_PROCESSORS = 2  # of which a decoder may use several at once
 _READY_BYTES = 12 << 20  # of the room: a film of 2048 x 2500 pixels and some tables
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38  # linux/prctl.h

@@ -103,7 +103,7 @@ _SYNTAXES = {
     f"{_UID}.4.91": TransferSyntax(plugin="pylibjpeg", check=_check_jpeg2000),
     f"{_UID}.5": TransferSyntax(plugin="pydicom", check=_check_rle),
 }
-_FAST_PX = 12_000_000
+_FAST_PX = 12_000_000  # lossless JPEG 2000 up to here by the faster decoder, beyond by the more frugal one
 _STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,6}){1,8}")
 
 

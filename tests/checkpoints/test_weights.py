@@ -25,6 +25,7 @@ from cxr_assistant.checkpoints.licences import accept_licence, is_licence_accept
 from cxr_assistant.checkpoints.lock import LOCK_NAME, check_folder, read_lock
 from cxr_assistant.checkpoints.progress import Progress, Stage
 from cxr_assistant.checkpoints.spec import Checkpoint, find_module, get_checkpoint
+from cxr_assistant.cli.main import main
 from cxr_assistant.errors import (
     CheckpointError,
     CorruptWeights,
@@ -351,6 +352,24 @@ def test_a_configuration_that_lost_its_content_is_seen_though_its_size_is_right(
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(CorruptWeights, match="not as it was written"):
         weights.locate(CHEXAGENT, copy)
+
+
+def test_a_file_that_is_no_json_is_named(copy: Path) -> None:
+    (copy / "added.json").write_text("{", "utf-8")
+    with pytest.raises(CorruptWeights, match="added.json is no JSON"):
+        weights.locate(CHEXAGENT, copy)
+
+
+@pytest.mark.parametrize("is_flipped", [False, True])
+def test_the_command_line_verifies(copy: Path, capsys: pytest.CaptureFixture[str], is_flipped: bool) -> None:
+    if is_flipped:
+        content = bytearray((copy / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (copy / "model.safetensors").write_bytes(content)
+    code = main(["checkpoints", "verify", "chexagent", "--weights", str(copy), "--json"])
+    said = capsys.readouterr()
+    assert (code == 0) is not is_flipped
+    assert ("not as it was written" if is_flipped else '"status": "ok"') in said.out + said.err
 
 
 def test_an_index_that_a_power_cut_emptied_is_fetched_again(
