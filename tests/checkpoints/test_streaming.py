@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -112,3 +115,29 @@ def test_a_configuration_with_more_layers_than_weights(converted: Path, tmp_path
     (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
     with pytest.raises(WeightsMismatch, match="are missing"):
         build(tmp_path, "fp32")
+
+
+def test_reading_ahead_ends_where_the_load_fails_and_goes_on_where_it_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(64))
+    asked: list[int] = []
+    is_behind = threading.Event()
+
+    def ask(_: int, offset: int, *__: int) -> None:
+        assert is_behind.wait(20)
+        asked.append(offset)
+
+    monkeypatch.setattr(streaming, "READ_AHEAD_BYTES", 16)
+    monkeypatch.setattr(os, "posix_fadvise", ask)
+    for is_failing in (False, True):
+        asked.clear()
+        is_behind.clear()
+        before = set(threading.enumerate())
+        with contextlib.suppress(MemoryError), streaming.reading_ahead(tmp_path):
+            (thread,) = set(threading.enumerate()) - before
+            if is_failing:
+                raise MemoryError
+        is_behind.set()
+        thread.join(20)
+        assert asked in ([[], [0]] if is_failing else [[0, 16, 32, 48]])
