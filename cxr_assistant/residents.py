@@ -6,6 +6,7 @@ leaves first, and nobody leaves while an answer is being written with it.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -126,6 +127,7 @@ class Residents:
         module = find_module(checkpoint.name)
         with memory_guard(f"loading {checkpoint.title} in {precision}"):
             model = module.build(folder, device=device.name, precision=precision)
+        _exempt_from_collection()
         num_bytes = footprint.num_bytes(precision)
         is_mapped = not device.is_cuda and precision == stored_precision(checkpoint)
         return Resident(
@@ -210,11 +212,17 @@ def _load_gate(checkpoint: Checkpoint, folder: Path) -> Any:
     return PhantomGate.load(path)
 
 
-def _return_memory() -> None:
-    import gc
+def _exempt_from_collection() -> None:
+    """Looking for garbage through all that was imported and loaded would stop every answer for a tenth of a
+    second, again and again."""
+    gc.collect()
+    gc.freeze()
 
+
+def _return_memory() -> None:
     import torch
 
+    gc.unfreeze()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

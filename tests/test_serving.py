@@ -196,6 +196,14 @@ def test_a_model_that_is_there_is_lent_while_another_loads(
         assert other.result(20)[1]
 
 
+def test_a_loaded_model_is_not_looked_through_for_garbage_until_models_change(settings: Settings) -> None:
+    present = residents.Residents(settings)
+    present.lend("embedded")
+    assert gc.get_freeze_count() > 10_000
+    residents._return_memory()  # what one that leaves held in circles is found
+    assert gc.get_freeze_count() == 0
+
+
 def test_a_model_that_was_lent_meanwhile_does_not_leave(settings: Settings) -> None:
     gone: list[Any] = []
     present = residents.Residents(settings, on_leave=gone.append)

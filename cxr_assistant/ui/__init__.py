@@ -8,4 +8,8 @@ import os
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_RUN_HISTORY"] = "False"
+# Gradio notes every event with its session, and after each sums up the last 10,000 for a page that nobody may
+# open here: 6 ms that others wait for.
+os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
+os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(2**62)
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

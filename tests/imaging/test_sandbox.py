@@ -81,6 +81,16 @@ def test_the_child_sees_nothing_of_the_environment(faulty: Sandbox, monkeypatch:
     assert faulty.decode(b"environment", None).stored.shape == (40, 40)
 
 
+def test_a_decoder_steps_back_for_the_side_that_faces_people() -> None:
+    sandbox = Sandbox()
+    try:
+        sandbox.decode(FILM, None)
+        assert sandbox._warm is not None
+        assert os.getpriority(os.PRIO_PROCESS, sandbox._warm.pid) == min(19, os.nice(0) + 5)
+    finally:
+        sandbox.close()
+
+
 @pytest.mark.requirement("U7")
 def test_the_warm_process_is_replaced_when_it_was_killed() -> None:
     sandbox = Sandbox()

@@ -123,6 +123,10 @@ def test_gradio_is_told_before_it_is_imported() -> None:
 
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert gr.__version__.startswith("6.")
+    queue = on_a_loop(gr.Blocks)._queue
+    queue.events_recorded = 10**9
+    assert queue.ANALYTICS_MAX_EVENTS == 1
+    assert queue.compute_analytics_summary([{"function": "send"}]) == {"functions": {}}  # no table is made
 
 
 def test_another_model_chosen_while_one_answers_ends_the_answer_and_stays_chosen() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import secrets
@@ -20,7 +21,7 @@ import pytest
 from cxr_assistant.settings import read_settings
 from cxr_assistant.ui.app import build_app, launch
 from cxr_assistant.ui.switchboard import Ending
-from cxr_assistant.ui.web import heads, make_upload_dir
+from cxr_assistant.ui.web import heads, make_upload_dir, site
 from cxr_assistant.ui.web.allowlist import find_rule
 from tests.ui.doubles import FINDINGS, ScriptedAssistant, ScriptedWorker, on_a_loop, png_bytes
 
@@ -67,6 +68,21 @@ def app() -> Iterator[App]:
     for client in running.clients:
         client.close()
     running.blocks.close(verbose=False)
+
+
+def test_what_lasts_is_not_looked_through_for_garbage(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    exempt: list[int] = []
+
+    def run_here(server: site._Server) -> None:
+        exempt.append(gc.get_freeze_count())
+        server._bound.close()
+
+    monkeypatch.setattr(site._Server, "run_here", run_here)
+    settings = read_settings({"CXR_PORT": "0"})
+    blocks = on_a_loop(lambda: build_app(ScriptedAssistant(app.worker), settings))
+    on_a_loop(lambda: launch(blocks, settings, quiet=True)).close()
+    gc.unfreeze()
+    assert exempt[0] > 100_000
 
 
 class Visitor:
