@@ -3,11 +3,11 @@
 `python benchmarks/cancel.py --rounds 100 --json` serves the app around an engine process that speaks from a
 script and ends its answers while they wait, while the prompt is read and while words come. The clock starts
 before the request of the button is sent, before the tab's connection is closed, or when the time runs out
-that a reader is given who takes nothing in (which only words can show), and stops where the engine's own
-process is done with the answer. The engine is scripted, so the rows measure the way from the
-page to its process; what a real queue and a real prefill make of a cancel is held by tests/engine. With
---json it writes results/cancel.json. Exit status 1 when a 99th percentile is above its limit; a cancel that
-is lost ends the run.
+that a reader is given who takes nothing in (where that is noticed while a question waits or is read, the same
+tab was deaf to an answer before), and stops where the engine's own process is done with the answer. The
+engine is scripted, so the rows measure the way from the page to its process; what a real queue and a real
+prefill make of a cancel is held by tests/engine. With --json it writes results/cancel.json. Exit status 1
+when a 99th percentile is above its limit; a cancel that is lost ends the run.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = ["main", "measure", "percentile"]
 
 RESULT = Path(__file__).resolve().parent / "results" / "cancel.json"
 PROMPTS = {"waiting": "wait", "prefill": "read", "decode": "tell"}
-WAYS = ("stop", "close")
+WAYS = ("stop", "close", "stall")
 LIMITS_MS = {"waiting": 100.0, "prefill": 250.0, "decode": 250.0}
-ROWS = (*(f"{way}, {moment}" for moment in PROMPTS for way in WAYS), "stall, decode")
+ROWS = tuple(f"{way}, {moment}" for moment in PROMPTS for way in WAYS)
 PATIENCE_S = 30.0
 STALL_S = 1
 
@@ -60,6 +60,9 @@ class Marks:
             time.sleep(0.002)
         return times[number - 1]
 
+    def last_before(self, what: str, when: float) -> float:
+        return max(marked for marked in self._times(what) if marked <= when)
+
     def _times(self, what: str) -> list[float]:
         lines = self._path.read_text("ascii").splitlines()
         return [float(line.split()[1]) for line in lines if line.startswith(what)]
@@ -78,12 +81,8 @@ def measure(rounds: int) -> dict[str, list[float]]:
                 way, moment = row.split(", ")
                 with Visitor(served.address, timeout_s=PATIENCE_S) as visitor:
                     visitor.add((SEEDS / "ok_dcm_explicit.dcm").read_bytes())
-                    one = (
-                        partial(_stalled, visitor, marks)
-                        if way == "stall"
-                        else partial(_one, visitor, marks, moment, way)
-                    )
-                    rows[row] = [one() for _ in range(rounds)]
+                    one = _stalled if way == "stall" else partial(_one, way=way)
+                    rows[row] = [one(visitor, marks, moment) for _ in range(rounds)]
         finally:
             served.stop()
     return rows
@@ -109,13 +108,17 @@ def _one(visitor: Visitor, marks: Marks, moment: str, way: str) -> float:
     return took_ms
 
 
-def _stalled(visitor: Visitor, marks: Marks) -> float:
-    """One answer whose reader stops in the middle: its socket stays open and fills up."""
-    number, told = marks.count("idle") + 1, marks.count("stalled") + 1
+def _stalled(visitor: Visitor, marks: Marks, moment: str) -> float:
+    """A reader stops in the middle of an answer; its socket stays open and fills up. What it asks for after
+    that is ended when the next time runs out."""
+    number = marks.count("idle") + 1
     _ask(visitor, "shout")
     with visitor.deaf_stream(until=b"word 1,"):
         idle_at = marks.wait_for("idle", number)
-        return (idle_at - marks.wait_for("stalled", told)) * 1000
+        if moment != "decode":
+            _ask(visitor, PROMPTS[moment])
+            idle_at = marks.wait_for("idle", number + 1)
+        return (idle_at - marks.last_before("stalled", idle_at)) * 1000
 
 
 def _asked(visitor: Visitor, prompt: str) -> Any:
