@@ -52,6 +52,7 @@ LIMITS = {
     "CXR_MAX_PAGES": "1000",
 }
 HASTE_S = 0.2  # from a refusal to the next question; what is allowed is one in three seconds
+MAX_ANSWERS = 20  # questions in one conversation
 FILMS = ("ok_dcm_explicit.dcm", "ok_png_gray16.png", "ok_jpeg_progressive.jpg", "ok_dcm_rle.dcm")
 HOSTILE = ("png_bomb_88mp_rgba.png", "dcm_seq_depth_2500.dcm", "dcm_jpeg_truncated.dcm", "oth_svg.svg")
 
@@ -120,9 +121,11 @@ class _Session(threading.Thread):
 
     def _ask(self, visitor: Visitor) -> None:
         start = time.monotonic()
-        text = self._do(visitor.ask, f"What about region {self.rng.randrange(10**6)}?")
+        question = f"What about region {self.rng.randrange(10**6)}?"
+        text = self._do(visitor.ask, question)
         if text is None:
             return
+        text = _after(question, text)
         if LAST_WORDS in text:
             self.outcome.answers[self.number] += 1
             self.outcome.answers_s.append(time.monotonic() - start)
@@ -135,9 +138,10 @@ class _Session(threading.Thread):
         """Ask, and press Stop from the same tab while the answer is written."""
         timer = threading.Timer(0.15, self._do, [visitor.press, "chat", "stop"])
         timer.start()
-        text = self._do(visitor.ask, "Tell me everything.")
+        question = f"Tell me everything about region {self.rng.randrange(10**6)}."
+        text = self._do(visitor.ask, question)
         timer.join()
-        self.outcome.num_stopped += text is not None and not _is_busy(text)
+        self.outcome.num_stopped += text is not None and not _is_busy(_after(question, text))
 
     def _do(self, deed: Any, *arguments: Any) -> str | None:
         start = time.monotonic()
@@ -164,14 +168,31 @@ def _ask_in_haste(address: str, until: float, teller: Connection) -> None:
     errors: list[str] = []
     try:
         with Visitor(address) as visitor, visitor.heartbeat():
-            visitor.add(_film(FILMS[0]), "film")
-            while (start := time.monotonic()) < until:
-                if _is_busy(visitor.ask("And now?")):
-                    refusals_s.append(time.monotonic() - start)
-                    time.sleep(HASTE_S)
+            while time.monotonic() < until:
+                visitor.clear()
+                visitor.add(_film(FILMS[0]), "film")
+                _ask_until(until, visitor, refusals_s)
     except Exception as error:
         errors.append(f"in haste: {type(error).__name__}: {str(error)[:200]}")
     teller.send((refusals_s, errors))
+
+
+def _ask_until(until: float, visitor: Visitor, refusals_s: list[float]) -> None:
+    """Ask until the conversation is as long as it may be."""
+    num_asked = num_answers = 0
+    while num_answers < MAX_ANSWERS and (start := time.monotonic()) < until:
+        num_asked += 1
+        question = f"And now, for the {num_asked}th time?"
+        if _is_busy(_after(question, visitor.ask(question))):
+            refusals_s.append(time.monotonic() - start)
+            time.sleep(HASTE_S)
+        else:
+            num_answers += 1
+
+
+def _after(question: str, text: str) -> str:
+    """What was drawn behind a question at last: the chat before it holds earlier answers and refusals."""
+    return text.rpartition(f"{question}</p>")[2]
 
 
 def _is_busy(text: str) -> bool:

@@ -39,6 +39,7 @@ from cxr_assistant.ui.exchange import (
 __all__ = ["MAX_FILMS", "Session"]
 
 MAX_FILMS = 8
+_MAX_PASSING = 8  # remarks and questions without an answer that stay in the chat
 _HELD_AGAINST_TRUTH = frozenset({Task.FINDINGS, Task.IMPRESSION, Task.REPORT, Task.SECTIONS})
 
 
@@ -270,7 +271,7 @@ class Session:
         return replace(self, log=(*self.log[:-1], item))
 
     def _with(self, item: Item) -> Session:
-        return replace(self, log=(*self.log, item), counter=self.counter + 1)
+        return replace(self, log=(*_bounded(self.log), item), counter=self.counter + 1)
 
     def _exchange(self, task: Task, prompt: str, params: SamplingParams | None, checkpoint: str) -> Exchange:
         return Exchange(
@@ -286,6 +287,19 @@ class Session:
 
 def _failed(exchange: Exchange, problem: Problem) -> Exchange:
     return replace(exchange, phase=Phase.FAILED, problem=problem) if exchange.is_open else exchange
+
+
+def _bounded(log: tuple[Item, ...]) -> tuple[Item, ...]:
+    """Every answer, whose number has a limit of its own, and the newest of the rest: what is drawn anew with
+    each word must not grow with every refusal."""
+    passing = [item.number for item in log if not _is_answer(item)]
+    leaving = set(passing[:-_MAX_PASSING])
+    return tuple(item for item in log if item.number not in leaving)
+
+
+def _is_answer(item: Item) -> bool:
+    sides = item.sides if isinstance(item, Comparison) else (item,)
+    return any(isinstance(side, Exchange) and side.counts for side in sides)
 
 
 def _films(study: Study) -> tuple[Radiograph, ...]:

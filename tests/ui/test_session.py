@@ -13,6 +13,7 @@ from cxr_assistant.generation import (
     Notice,
     Prefilled,
     Queued,
+    SamplingParams,
     TextDelta,
     Usage,
 )
@@ -76,6 +77,20 @@ def test_a_stream_that_ends_without_saying_so_counts_as_cancelled(session: Sessi
 
 def test_a_failure_without_an_open_question_becomes_a_remark(session: Session) -> None:
     assert isinstance(session.failed(Problem("Broken.")).log[-1], Remark)
+
+
+def test_refused_questions_and_remarks_do_not_pile_up(session: Session) -> None:
+    session = session.ask(Task.QUESTION, "Heart?").heard(TextDelta("Normal.")).heard(DONE)
+    for number in range(40):
+        busy = Problem(f"No {number}.", code="busy")
+        session = session.ask(Task.QUESTION, "Again?").failed(busy).remark(busy)
+        session = session.compare(
+            Task.QUESTION, (("a", "?", SamplingParams()), ("b", "?", SamplingParams())), is_blind=True
+        )
+        session = session.failed(busy)
+    assert [e.text for e in session.exchanges if e.counts] == ["Normal."]
+    assert 9 <= len(session.log) <= 10
+    assert session.last_asked is session.log[-1]
 
 
 def test_a_later_choice_counts_for_more_and_a_later_session_most() -> None:
