@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -230,13 +230,18 @@ def test_a_killed_converter_leaves_nothing_and_says_so(hub: Hub, fetched: Fetche
         if reading.stage is Stage.TESTING:  # all is written by now, and nothing is accepted yet
             children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text("ascii")
             for pid in children.split():
-                os.kill(int(pid), signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
 
     shutil.copytree(fetched.hub.cache_dir, hub.cache_dir, symlinks=True)
     target = tmp_path / "weights"
-    with pytest.raises(CheckpointError, match="ended by SIGKILL") as caught:
-        weights.fetch(CHEXAGENT, target, hub=hub, on_progress=kill_child)
-    assert "the download is kept" in caught.value.hint
+    for _ in range(10):  # the converter may be done with its tests before it is killed
+        try:
+            weights.fetch(CHEXAGENT, target, hub=hub, on_progress=kill_child)
+        except CheckpointError as error:
+            assert "ended by SIGKILL" in error.message and "the download is kept" in error.hint
+            break
+        shutil.rmtree(target)
     assert [path.name for path in target.iterdir()] == [".locks"]
 
 
