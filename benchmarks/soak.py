@@ -33,6 +33,7 @@ from benchmarks.fuzz import SEEDS
 from benchmarks.scripted_app import LAST_WORDS
 from benchmarks.served import Load, Served
 from benchmarks.visitor import Refused, Visitor
+from cxr_assistant.settings import Limits
 
 __all__ = ["Outcome", "Plan", "judge", "main", "soak"]
 
@@ -52,7 +53,7 @@ LIMITS = {
     "CXR_MAX_PAGES": "1000",
 }
 HASTE_S = 0.2  # from a refusal to the next question; what is allowed is one in three seconds
-MAX_ANSWERS = 20  # questions in one conversation
+MAX_ANSWERS = Limits().max_turns
 FILMS = ("ok_dcm_explicit.dcm", "ok_png_gray16.png", "ok_jpeg_progressive.jpg", "ok_dcm_rle.dcm")
 HOSTILE = ("png_bomb_88mp_rgba.png", "dcm_seq_depth_2500.dcm", "dcm_jpeg_truncated.dcm", "oth_svg.svg")
 
