@@ -262,7 +262,7 @@ def build(directory: Path, *, device: str, precision: str) -> VisionLanguageMode
     from cxr_assistant.models.precision import lower_layers
     from cxr_assistant.models.siglip_decoder import PositionalProjector, SiglipDecoder
 
-    with reading_ahead(directory):
+    with reading_ahead(directory, device=device, precision=precision):
         config = read_json(directory / "config.json")
         shapes = {name: tensor.shape for name, tensor in list_tensors(directory).items()}
         processor = _read_processor(directory, config)

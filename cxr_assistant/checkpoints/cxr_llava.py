@@ -244,7 +244,7 @@ def build(directory: Path, *, device: str, precision: str) -> VisionLanguageMode
     from cxr_assistant.models.clip_decoder import ClipDecoder
     from cxr_assistant.models.precision import lower_layers
 
-    with reading_ahead(directory):
+    with reading_ahead(directory, device=device, precision=precision):
         config = read_json(directory / "config.json")
         processor = _read_processor(directory, config)
         with empty_weights():

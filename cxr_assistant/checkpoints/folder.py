@@ -66,7 +66,7 @@ def load_llava(directory: Path, default: ImageSpec, *, device: str, precision: s
     from cxr_assistant.checkpoints.streaming import empty_weights, reading_ahead, stream_in
     from cxr_assistant.models.llava import StockLlava, make_config, make_empty
 
-    with reading_ahead(directory):
+    with reading_ahead(directory, device=device, precision=precision):
         processor = read_processor(directory, default)
         config = make_config(read_json(directory / "config.json"))
         with empty_weights():

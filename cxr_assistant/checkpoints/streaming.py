@@ -5,6 +5,7 @@ Knows torch modules and the safetensors of one folder; knows no architecture and
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import threading
@@ -40,14 +41,17 @@ def empty_weights() -> Iterator[None]:
 
 
 @contextmanager
-def reading_ahead(folder: Path) -> Iterator[None]:
+def reading_ahead(folder: Path, *, device: str, precision: str) -> Iterator[None]:
     """Ask the kernel for the safetensors of `folder` in large steps: faults alone read in small ones, and the
     disk need not wait until the empty modules stand.
 
     It goes on behind the block, as tensors that stay mapped are wanted next, and ends where the block fails.
+    Tensors that the CPU casts are read once and in order, and the kernel runs ahead of that by itself.
     """
     failed = threading.Event()
-    threading.Thread(target=_read_ahead, args=(weight_files(folder), failed), daemon=True).start()
+    dtype = compute_dtype(precision, device)
+    if device != "cpu" or any(tensor.torch_dtype == dtype for tensor in list_tensors(folder).values()):
+        threading.Thread(target=_read_ahead, args=(weight_files(folder), failed), daemon=True).start()
     try:
         yield
     except BaseException:
@@ -83,7 +87,7 @@ def stream_in(
         def put(name: str) -> None:
             module, leaf = homes[name]
             if id(module) not in left:
-                _put(module, leaf, stored[name].read(), dtype=dtype, device=device)
+                _put(module, leaf, stored[name], dtype=dtype, device=device)
 
         with _side_by_side(device, precision) as for_each:
             for _ in for_each(put, stored):
@@ -167,34 +171,37 @@ def _homes(parts: Mapping[str, nn.Module]) -> dict[str, tuple[nn.Module, str]]:
     return found
 
 
-def _put(module: nn.Module, leaf: str, tensor: Tensor, *, dtype: torch.dtype, device: str) -> None:
+def _put(module: nn.Module, leaf: str, stored: StoredTensor, *, dtype: torch.dtype, device: str) -> None:
     if leaf in module._buffers:
-        module._buffers[leaf] = tensor.to(device)
+        module._buffers[leaf] = stored.read().to(device)
         return
     empty = module._parameters[leaf]
     assert empty is not None
-    quantised = quantised_parameter(empty, tensor, device)
+    quantised = quantised_parameter(empty, stored.read(), device)
     if quantised is None:
-        quantised = nn.Parameter(_cast(tensor, dtype, device), requires_grad=False)
+        quantised = nn.Parameter(_cast(stored, dtype, device), requires_grad=False)
     module._parameters[leaf] = quantised
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype, device: str) -> Tensor:
-    """`tensor` as it is computed with; on the CPU, one that need not be cast stays mapped to its file."""
+def _cast(stored: StoredTensor, dtype: torch.dtype, device: str) -> Tensor:
+    """`stored` as it is computed with; on the CPU, what need not be cast stays mapped to its file."""
     if device != "cpu":
-        return tensor.to(device).to(dtype)  # the device casts faster than it could be fed
-    if tensor.dtype == dtype or tensor.numel() * dtype.itemsize < HUGE_PAGE_BYTES:
-        return tensor.to(dtype)
-    return _huge_empty(tensor.shape, dtype).copy_(tensor)
+        return stored.read().to(device).to(dtype)  # the device casts faster than it could be fed
+    if stored.torch_dtype == dtype:
+        return stored.read()
+    is_large = math.prod(stored.shape) * dtype.itemsize >= HUGE_PAGE_BYTES
+    made = (_huge_empty if is_large else torch.empty)(stored.shape, dtype=dtype)
+    stored.read_into(made)
+    return made
 
 
-def _huge_empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def _huge_empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Fresh memory in huge pages where the system has them: half the time of a cast went into faults of 4 KiB
     (1.1 against 2.0 GB of source per second and core, measured)."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=dtype)
     try:
-        memory = mmap.mmap(-1, shape.numel() * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError from error
     with suppress(OSError):  # a kernel without them

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cxr_assistant.checkpoints import cxr_llava, streaming
 from cxr_assistant.checkpoints.blindness import require_sight
 from cxr_assistant.checkpoints.random_sizes import TINY_SIZES
 from cxr_assistant.checkpoints.random_weights import write_random_checkpoint
 from cxr_assistant.checkpoints.spec import find_module
-from cxr_assistant.errors import OutOfMemory, WeightsMismatch
+from cxr_assistant.checkpoints.tensors import StoredTensor, list_tensors
+from cxr_assistant.errors import CorruptWeights, OutOfMemory, WeightsMismatch
 from cxr_assistant.models.clip_decoder import ClipDecoder
 
 
@@ -74,13 +76,45 @@ def test_weights_in_their_stored_type_stay_mapped_to_the_file(converted: Path) -
     assert any(int(low, 16) <= weight.data_ptr() < int(high, 16) for low, high in spans)
 
 
-@pytest.mark.parametrize("stored", [torch.float32, torch.float16], ids=str)
-def test_a_cast_in_huge_pages_is_the_same_cast(stored: torch.dtype) -> None:
+def stored_half(folder: Path, dtype: torch.dtype) -> tuple[torch.Tensor, StoredTensor]:
+    """Every half-precision number, some of them often: no whole number of blocks or pages."""
     every_half = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16).nan_to_num()
-    tensor = every_half.repeat(33)[: 2**21 + 5].to(stored)  # no whole number of blocks
-    made = streaming._cast(tensor, torch.bfloat16, "cpu")
+    tensor = every_half.repeat(33)[: 2**21 + 5].to(dtype)
+    save_file({"before": torch.ones(3), "weight": tensor}, folder / "model.safetensors")
+    return tensor, list_tensors(folder)["weight"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_a_cast_from_the_file_in_blocks_is_the_same_cast(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensor, stored = stored_half(tmp_path, dtype)
+    made = streaming._cast(stored, torch.bfloat16, "cpu")
     assert torch.equal(made, tensor.to(torch.bfloat16))
     made += 1  # it is ours to write to
+
+
+def test_a_part_of_a_tensor_is_cast_from_its_own_bytes(tmp_path: Path) -> None:
+    tensor = torch.randn(12, 700, generator=torch.Generator().manual_seed(0))
+    save_file({"qkv": tensor}, tmp_path / "model.safetensors")
+    made = torch.empty(4, 700, dtype=torch.float16)
+    list_tensors(tmp_path)["qkv"].split(1, 3).read_into(made)
+    assert torch.equal(made, tensor[4:8].half())
+
+
+def test_a_cast_leaves_nothing_of_its_source_in_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, stored = stored_half(tmp_path, torch.float16)
+    told: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *advice: told.append(advice))
+    streaming._cast(stored, torch.bfloat16, "cpu")
+    assert told == [(stored.span[0], 2 * (2**21 + 5), os.POSIX_FADV_DONTNEED)]
+
+
+def test_a_file_that_becomes_shorter_while_it_is_cast(tmp_path: Path) -> None:
+    _, stored = stored_half(tmp_path, torch.float16)
+    os.truncate(stored.path, stored.span[1] - 1)
+    with pytest.raises(CorruptWeights, match="has become shorter"):
+        streaming._cast(stored, torch.bfloat16, "cpu")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")], ids=repr)
@@ -120,7 +154,8 @@ def test_a_configuration_with_more_layers_than_weights(converted: Path, tmp_path
 def test_reading_ahead_ends_where_the_load_fails_and_goes_on_where_it_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "model.safetensors").write_bytes(bytes(64))
+    save_file({"weight": torch.zeros(1000, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
+    size = (tmp_path / "model.safetensors").stat().st_size
     asked: list[int] = []
     is_behind = threading.Event()
 
@@ -128,16 +163,22 @@ def test_reading_ahead_ends_where_the_load_fails_and_goes_on_where_it_does_not(
         assert is_behind.wait(20)
         asked.append(offset)
 
-    monkeypatch.setattr(streaming, "READ_AHEAD_BYTES", 16)
+    monkeypatch.setattr(streaming, "READ_AHEAD_BYTES", size // 3)
     monkeypatch.setattr(os, "posix_fadvise", ask)
+
+    def ahead(precision: str = "bf16") -> contextlib.AbstractContextManager[None]:
+        return streaming.reading_ahead(tmp_path, device="cpu", precision=precision)
+
     for is_failing in (False, True):
         asked.clear()
         is_behind.clear()
         before = set(threading.enumerate())
-        with contextlib.suppress(MemoryError), streaming.reading_ahead(tmp_path):
+        with contextlib.suppress(MemoryError), ahead():
             (thread,) = set(threading.enumerate()) - before
             if is_failing:
                 raise MemoryError
         is_behind.set()
         thread.join(20)
-        assert asked in ([[], [0]] if is_failing else [[0, 16, 32, 48]])
+        assert asked in ([[], [0]] if is_failing else [list(range(0, size, size // 3))])
+    with ahead("fp32"):  # which is cast: read once and in order
+        assert set(threading.enumerate()) == before
