@@ -25,7 +25,7 @@ CANCEL_AFTER = 4  # events
 
 
 def measure_streams(
-    subject: Subject, model: Any, ours: Ours, say: Callable[[str], None]
+    subject: Subject, model: Any, ours: Ours, say: Callable[[str], None], *, own_films: bool = False
 ) -> list[dict[str, Any]]:
     """Everybody asks at the same moment; whole answers are timed, from the question to the last token.
 
@@ -33,12 +33,12 @@ def measure_streams(
     """
     rounds: list[list[dict[str, float]]] = []
     for number in range(subject.stream_rounds):
-        if not subject.own_films:
-            ours.answer(_stream_question(subject, model, "the first"), 1)  # the film has been read
+        if not own_films:
+            ours.answer(_stream_question(model, "the first", own_films), 1)  # the film has been read
         rounds.append([])
         for num_streams in subject.streams:
             labels = [f"{number}.{num_streams}.{i}" for i in range(num_streams)]
-            questions = [_stream_question(subject, model, label) for label in labels]
+            questions = [_stream_question(model, label, own_films) for label in labels]
             rounds[-1].append(_run_streams(ours, questions, subject.stream_tokens))
             say(f"{num_streams} streams: {rounds[-1][-1]['tokens_per_s']:.1f} tokens/s in all")
     return [
@@ -51,9 +51,9 @@ def _streams_figures(num: int, rounds: Sequence[dict[str, float]]) -> dict[str, 
     return {"num": num} | {name: [found[name] for found in rounds] for name in rounds[0]}
 
 
-def _stream_question(subject: Subject, model: Any, label: str) -> Question:
+def _stream_question(model: Any, label: str, has_own_film: bool) -> Question:
     words = f"Question {label} of the list: is there anything at place {label}?"
-    if subject.own_films:
+    if has_own_film:
         film = crc32(label.encode())
         return Question(make_prompt(model, film, words), f"visitor {label}")
     return Question(make_prompt(model, 1000, words), "one visitor")

@@ -50,7 +50,7 @@ def _parts(run: dict[str, Any]) -> Iterable[str]:
     yield _table(_CEILING, map(_ceiling_line, rows))
     yield _table(_HEADER, [line for row in rows for line in _lines(row)])
     header = ("streams at once: tokens/s in all (first token, s)", *map(str, _STREAMS))
-    yield _table(header, map(_stream_line, rows))
+    yield _table(header, [line for row in rows for line in _stream_lines(row)])
     yield _sentences(run)
 
 
@@ -84,15 +84,17 @@ def _lines(row: dict[str, Any]) -> Iterable[tuple[str, ...]]:
         )
 
 
-def _stream_line(row: dict[str, Any]) -> tuple[str, ...]:
-    by_num = {streams["num"]: streams for streams in row["streams"]}
-    cells = [
-        f"{median(found['tokens_per_s']):.0f} ({median(found['first_token_s']):.2f})"
-        if (found := by_num.get(num))
-        else ""
-        for num in _STREAMS
-    ]
-    return (row["title"], *cells)
+def _stream_lines(row: dict[str, Any]) -> Iterable[tuple[str, ...]]:
+    for name, title in (("streams", row["title"]), ("streams_own_films", "each with a film of its own")):
+        by_num = {streams["num"]: streams for streams in row.get(name, [])}
+        cells = [
+            f"{median(found['tokens_per_s']):.0f} ({median(found['first_token_s']):.2f})"
+            if (found := by_num.get(num))
+            else ""
+            for num in _STREAMS
+        ]
+        if by_num:
+            yield title, *cells
 
 
 def _sentences(run: dict[str, Any]) -> str:

@@ -39,8 +39,8 @@ FIRST_QUESTION = (
 class Subject:
     """A row: how its model is made, and how much is asked of it.
 
-    own_films: each of several streams brings a film of its own; else all ask about one film in one session,
-    as the questions of a checklist do.
+    Several streams ask about one film in one session, as the questions of a checklist do; own_films: and
+    then again, each with a film of its own in a session of its own.
     """
 
     name: str

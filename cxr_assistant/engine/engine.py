@@ -93,7 +93,7 @@ class Engine:
         clock = _Clock()
         text = _Text(Detokenizer(model.processor.tokenizer.decode), StopStrings(params.stop))
         reason, reused = None, 0
-        for step in self._steps(model, prompt, params, is_cancelled, **whose):
+        for step in self.steps(model, prompt, params, is_cancelled, **whose):
             match step:
                 case Token():
                     clock.tick()
@@ -121,23 +121,14 @@ class Engine:
         prompt: Prompt,
         params: SamplingParams,
         is_cancelled: IsCancelled = never_cancelled,
-        **whose: Unpack[Whose],
-    ) -> Iterator[Prefilled | Token | FinishReason]:
-        """The tokens of an answer before they are text: Prefilled, every Token, why it ended."""
-        for step in self._steps(model, prompt, params, is_cancelled, **whose):
-            if not isinstance(step, Queued):
-                yield step
-
-    def _steps(
-        self,
-        model: VisionLanguageModel,
-        prompt: Prompt,
-        params: SamplingParams,
-        is_cancelled: IsCancelled,
         *,
         session: str | None = None,
         public: Collection[str] = (),
     ) -> Iterator[Queued | Prefilled | Token | FinishReason]:
+        """An answer before it is text: Prefilled, every Token, why it ended; Queued for a step without news.
+
+        The first pull asks and takes no step, so that those who ask at one moment are read together.
+        """
         prompt.require_fit(model.processor.context_length)
         if is_cancelled():
             yield FinishReason.CANCELLED
@@ -148,6 +139,7 @@ class Engine:
         scheduler.submit(stream)
         news: Queued | Prefilled | Token | FinishReason | Exception | None = None
         try:
+            yield Queued(stream.position)
             while not isinstance(news, FinishReason):
                 news = scheduler.pull(stream)
                 if isinstance(news, Exception):

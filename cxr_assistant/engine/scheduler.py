@@ -1,4 +1,4 @@
-"""Many answers from one model: a step reads a piece of one prompt and adds a token to every running answer.
+"""Many answers from one model: a step reads on in a prompt and adds a token to every running answer.
 
 Knows slots, order and the rules of an answer's end; must not know text or checkpoints. No thread of its own:
 whoever wants the next thing of a stream advances all of them by a step, under a lock that no `yield` crosses.
@@ -7,7 +7,7 @@ whoever wants the next thing of a stream advances all of them by a step, under a
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -24,7 +24,7 @@ from cxr_assistant.errors import Busy
 from cxr_assistant.generation import FinishReason, IsCancelled, Prefilled, Queued, SamplingParams
 from cxr_assistant.models.kv_cache import KVCache
 from cxr_assistant.models.places import SPLIT
-from cxr_assistant.models.vlm import Prompt, VisionLanguageModel
+from cxr_assistant.models.vlm import Piece, Prompt, VisionLanguageModel
 
 __all__ = ["Limits", "News", "Scheduler", "Stream"]
 
@@ -157,11 +157,11 @@ class Scheduler:
         self._end_cancelled()
         self._forget_sessions()
         self._admit()
-        reading = next((stream for stream in self._active if not stream.is_running), None)
-        if reading is not None and self._has_begun(reading):
-            if self._decoder.is_eager and self._read_beside(reading):
-                return
-            self._attempt(reading)
+        reading = self._next_readers()
+        if reading and self._decoder.is_eager and self._read_beside(reading):
+            return
+        if reading:
+            self._attempt(reading[0])
         self._decode()
 
     @torch.inference_mode()
@@ -201,37 +201,52 @@ class Scheduler:
         except Exception as error:
             self._end(stream, error)
 
-    def _read_beside(self, stream: Stream) -> bool:
-        """A piece of a prompt and a token for all who write in one pass, which reads the weights once.
+    def _next_readers(self) -> list[Stream]:
+        """Whose prompt a step goes on with: the first in line, and more whose rest is short and in words."""
+        readers: list[Stream] = []
+        room = self._chunk
+        for stream in list(self._active):  # one that cannot begin leaves it
+            if stream.is_running or not self._has_begun(stream):
+                continue
+            length = self._kv_cache.lengths[stream.slot]
+            room -= len(stream.prompt) - length
+            if readers and (room < 0 or self._sees_anew(stream, length)):
+                break
+            readers.append(stream)
+            if room < 0 or not self._decoder.is_eager:
+                break
+        return readers
 
-        False where nobody writes, or where it went wrong: then each is done by itself, and only who cannot
-        go on is told.
+    def _sees_anew(self, stream: Stream, length: int) -> bool:
+        """True where a picture must be looked at before the rest of the prompt can be read."""
+        unread = zip(stream.embeds, stream.prompt.image_spans, strict=True)
+        return any(embeds is None and span.stop > length for embeds, span in unread)
+
+    def _read_beside(self, readers: Sequence[Stream]) -> bool:
+        """Pieces of prompts and a token for all who write in one pass, which reads the weights once.
+
+        False where one prompt is all there is, or where it went wrong: then each is done by itself, and only
+        who cannot go on is told.
         """
         running = self._running
-        if not running:
+        if not running and len(readers) == 1:
             return False
         newest, slots = [s.token_ids[-1] for s in running], [s.slot for s in running]
         lengths = list(self._kv_cache.lengths)
         try:
             with memory_guard():
-                stop = self._next_stop(stream)
-                read, logits = self._model.prefill_and_decode(
-                    stream.prompt,
-                    stream.embeds,
-                    self._kv_cache,
-                    stop=stop,
-                    slot=stream.slot,
-                    token_ids=torch.tensor(newest, device=self._model.device),
-                    slots=slots,
-                )
-                tokens = choose(logits, [s.sampler for s in running])
+                pieces = [Piece(s.prompt, s.embeds, s.slot, self._next_stop(s)) for s in readers]
+                token_ids = torch.tensor(newest, dtype=torch.int64, device=self._model.device)
+                read, logits = self._model.prefill_and_decode(pieces, token_ids, self._kv_cache, slots)
+                tokens = choose(logits, [s.sampler for s in running]) if running else []
         except Exception:  # whose fault it is shows when each is done by itself
             self._kv_cache.lengths[:] = lengths
             return False
-        try:
-            self._take_in(stream, stop, read)
-        except Exception as error:
-            self._end(stream, error)
+        for stream, piece, row in zip(readers, pieces, read, strict=True):
+            try:
+                self._take_in(stream, piece.stop, row[None])
+            except Exception as error:
+                self._end(stream, error)
         for writing, token in zip(running, tokens, strict=True):
             self._hear(writing, token)
         return True

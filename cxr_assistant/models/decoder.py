@@ -134,24 +134,29 @@ class DecoderModel(VisionLanguageModel):
         return embeds, Step(self._written.rotary, first, lengths)
 
     def _mixed_logits(
-        self, embeds: Tensor, token_ids: Tensor, kv_cache: KVCache, slot: int, slots: Sequence[int]
+        self, pieces: Sequence[tuple[Tensor, int]], token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         if self._written is None or not self.is_written_out:
-            return super()._mixed_logits(embeds, token_ids, kv_cache, slot, slots)
-        start, stop = kv_cache.lengths[slot], kv_cache.lengths[slot] + embeds.shape[1]
-        kv_cache.require_room(slot, embeds.shape[1])
-        rows, step = self._rows(self._token_embeds(token_ids), kv_cache, slots)
-        rotary = self._written.rotary
-        mixed = Mixed(rotary, Chunk(rotary, slot, start, stop), step)
-        hidden = self._written(torch.cat((embeds[0], rows)), mixed, kv_cache)
-        kv_cache.lengths[slot] = stop
+            return super()._mixed_logits(pieces, token_ids, kv_cache, slots)
+        rotary, lengths = self._written.rotary, kv_cache.lengths
+        for embeds, slot in pieces:
+            kv_cache.require_room(slot, embeds.shape[1])
+        chunks = [Chunk(rotary, slot, lengths[slot], lengths[slot] + e.shape[1]) for e, slot in pieces]
+        parts, step = [embeds[0] for embeds, _ in pieces], None
+        if slots:
+            rows, step = self._rows(self._token_embeds(token_ids), kv_cache, slots)
+            parts.append(rows)
+        hidden = self._written(torch.cat(parts), Mixed(rotary, chunks, step), kv_cache)
+        for embeds, slot in pieces:
+            kv_cache.lengths[slot] += embeds.shape[1]
         for running in slots:
             kv_cache.lengths[running] += 1
-        num_new = stop - start
+        found = torch.split(hidden, [len(part) for part in parts])
+        wanted = [piece[-1:] for piece in found[: len(pieces)]]
         logits = self._head_logits(
-            torch.cat((hidden[num_new - 1 : num_new], _of_slots(hidden[num_new:], slots)))
+            torch.cat([*wanted, *(_of_slots(row, slots) for row in found[len(pieces) :])])
         )
-        return logits[:1], logits[1:]
+        return logits[: len(pieces)], logits[len(pieces) :]
 
     def static_logits(self, token_ids: Tensor, positions: Tensor, kv_cache: KVCache) -> Tensor:
         """Logits (B, V) of one token for each of the slots [0, B), without a look at any host value.

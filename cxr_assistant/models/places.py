@@ -1,7 +1,8 @@
 """Where the new positions of one forward pass stand: how they are turned, stored, and what they attend to.
 
 Knows positions and the cache's layout; must not know layers or weights. Three kinds share three verbs: a
-`Chunk` of one stream, one `Step` of several, and a `StaticStep` whose sizes and addresses never change.
+`Chunk` of one stream, one `Step` of several, and a `StaticStep` whose sizes and addresses never change. The
+first two stand side by side in a `Mixed`.
 """
 
 # B streams, n new positions, T of one chunk, H query heads, G key-value heads, K head width
@@ -172,24 +173,26 @@ class Step:
 
 
 class Mixed:
-    """A chunk of one slot, then a step of others, in one pass: the weights are read once for both."""
+    """Chunks of some slots, then a step of others, in one pass: the weights are read once for all."""
 
-    def __init__(self, rotary: RotaryTable, chunk: Chunk, step: Step) -> None:
-        self._rotary, self._chunk, self._step = rotary, chunk, step
-        self._num_new = len(chunk.cos)
-        self._cos, self._sin = torch.cat((chunk.cos, step.cos)), torch.cat((chunk.sin, step.sin))
+    def __init__(self, rotary: RotaryTable, chunks: Sequence[Chunk], step: Step | None) -> None:
+        self._rotary, self._step = rotary, step
+        self._parts: list[Chunk | Step] = [*chunks, *([] if step is None else [step])]
+        self._sizes = [len(part.cos) for part in self._parts]
+        self._cos = torch.cat([part.cos for part in self._parts])
+        self._sin = torch.cat([part.sin for part in self._parts])
 
     def turn(self, heads: Tensor) -> Tensor:
         return self._rotary.turn(heads, self._cos, self._sin)
 
     def store(self, memory: Tensor, states: Tensor) -> None:
-        # The step's row of the slot that is being read, if it has one, stands where the chunk begins.
-        self._step.store(memory, states[self._num_new :])
-        self._chunk.store(memory, states[: self._num_new])
+        # The step's row of a slot that is being read, if it has one, stands where the chunk begins.
+        for part, own in reversed(list(zip(self._parts, torch.split(states, self._sizes), strict=True))):
+            part.store(memory, own)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        read = self._chunk.attend(queries[: self._num_new], keys, values)
-        return torch.cat((read, self._step.attend(queries[self._num_new :], keys, values)))
+        each = zip(self._parts, torch.split(queries, self._sizes), strict=True)
+        return torch.cat([part.attend(own, keys, values) for part, own in each])
 
 
 class StaticStep:

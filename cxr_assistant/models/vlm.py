@@ -23,7 +23,7 @@ from cxr_assistant.errors import PromptTooLong, WeightsMismatch
 from cxr_assistant.imaging.transforms import ImageSpec
 from cxr_assistant.models.kv_cache import KVCache, KVShape
 
-__all__ = ["ImageEmbeds", "ImageSpan", "Processor", "Prompt", "Tokenizer", "VisionLanguageModel"]
+__all__ = ["ImageEmbeds", "ImageSpan", "Piece", "Processor", "Prompt", "Tokenizer", "VisionLanguageModel"]
 
 
 ImageEmbeds = Sequence[Tensor | None] | Sequence[Tensor] | Tensor
@@ -76,6 +76,15 @@ class Prompt:
                 f"Image and text take {len(self)} tokens; this model reads at most {context_length - 1}.",
                 hint="Shorten the question or start a new conversation.",
             )
+
+
+class Piece(NamedTuple):
+    """Positions of a prompt that a pass reads: from the length of its slot up to `stop`."""
+
+    prompt: Prompt
+    image_embeds: ImageEmbeds
+    slot: int
+    stop: int
 
 
 class Tokenizer(Protocol):
@@ -136,11 +145,12 @@ class VisionLanguageModel(ABC):
         """Append one token (B,) to each of the rising `slots`; logits (B, V)."""
 
     def _mixed_logits(
-        self, embeds: Tensor, token_ids: Tensor, kv_cache: KVCache, slot: int, slots: Sequence[int]
+        self, pieces: Sequence[tuple[Tensor, int]], token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """`_logits` of the last position and `_step_logits`, in one pass where a model can."""
-        read = self._logits(embeds, kv_cache, num_last=1, slot=slot)[:, -1]
-        return read, self._step_logits(token_ids, kv_cache, slots)
+        """`_logits` of the last position of each piece, embeddings (1, T, D) and slot, and `_step_logits`, in
+        one pass where a model can."""
+        read = [self._logits(embeds, kv_cache, num_last=1, slot=slot)[:, -1] for embeds, slot in pieces]
+        return torch.cat(read), self._step_logits(token_ids, kv_cache, slots)
 
     @property
     @abstractmethod
@@ -196,19 +206,14 @@ class VisionLanguageModel(ABC):
 
     @torch.inference_mode()
     def prefill_and_decode(
-        self,
-        prompt: Prompt,
-        image_embeds: ImageEmbeds,
-        kv_cache: KVCache,
-        *,
-        stop: int,
-        slot: int,
-        token_ids: Tensor,
-        slots: Sequence[int],
+        self, pieces: Sequence[Piece], token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """`prefill` of one slot and `decode` of others at once: the logits of both."""
-        embeds = self._prompt_embeds(prompt, image_embeds, kv_cache.lengths[slot], stop)
-        read, decoded = self._mixed_logits(embeds, token_ids, kv_cache, slot, slots)
+        """`prefill` of the slots of `pieces` and `decode` of others at once: the logits of both."""
+        embedded = [
+            (self._prompt_embeds(prompt, image_embeds, kv_cache.lengths[slot], stop), slot)
+            for prompt, image_embeds, slot, stop in pieces
+        ]
+        read, decoded = self._mixed_logits(embedded, token_ids, kv_cache, slots)
         return read.float(), decoded.float()
 
     def new_cache(self, max_tokens: int, *, num_slots: int = 1) -> KVCache:

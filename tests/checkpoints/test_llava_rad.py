@@ -232,7 +232,8 @@ def test_grouped_attention_is_read(published: Path) -> None:
     for path in (*published.glob("vicuna-like/*.bin"), published / "llava-rad" / "adapter_model.bin"):
         edit_tensors(path, halve)
     model = llava_rad.build(convert(published), device="cpu", precision="fp32")
-    assert len(list(Engine().steps(model, render(model), SamplingParams(max_new_tokens=3)))) == 5
+    steps = Engine().steps(model, render(model), SamplingParams(max_new_tokens=3))
+    assert sum(isinstance(step, Token) for step in steps) == 3
 
 
 # ------------------------------------------------------------------------------------- what is refused

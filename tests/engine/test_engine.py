@@ -65,7 +65,7 @@ def test_an_answer_begins_with_a_word(model: VisionLanguageModel, prompt: Prompt
     script = [*encode("  "), *encode("\n The lungs "), *model.processor.stop_token_ids]
 
     class Scripted(Engine):
-        def _steps(self, *_: Any, **__: Any) -> Iterator[Any]:
+        def steps(self, *_: Any, **__: Any) -> Iterator[Any]:
             yield Prefilled(len(prompt))
             yield from (Token(token_id, -1.0) for token_id in script)
             yield FinishReason.STOP

@@ -18,7 +18,7 @@ from cxr_assistant.engine.engine import Engine
 from cxr_assistant.engine.graph import EagerDecoder, make_decoder
 from cxr_assistant.engine.sampling import Token
 from cxr_assistant.engine.scheduler import Limits
-from cxr_assistant.generation import FinishReason, Prefilled, SamplingParams, collect
+from cxr_assistant.generation import FinishReason, Prefilled, Queued, SamplingParams, collect
 from cxr_assistant.models import places
 from cxr_assistant.models.decoder import DecoderModel
 from cxr_assistant.models.places import SPLIT
@@ -59,14 +59,16 @@ class Job:
     reused: int = 0
     reason: FinishReason | None = None
 
-    def start(self, engine: Engine, model: DecoderModel) -> Iterator[Prefilled | Token | FinishReason]:
+    def start(
+        self, engine: Engine, model: DecoderModel
+    ) -> Iterator[Queued | Prefilled | Token | FinishReason]:
         params = SamplingParams(max_new_tokens=self.num_tokens)
         return engine.steps(model, self.prompt, params, self._is_cancelled, session=self.session)
 
     def _is_cancelled(self) -> bool:
         return self.cancelled_after is not None and len(self.ids) >= self.cancelled_after
 
-    def take(self, step: Prefilled | Token | FinishReason) -> None:
+    def take(self, step: Queued | Prefilled | Token | FinishReason) -> None:
         match step:
             case Prefilled():
                 self.reused = step.reused_tokens
@@ -185,6 +187,33 @@ def test_a_prompt_read_in_the_passes_of_those_who_write(
     run(Engine(Limits(max_slots=3, prefill_chunk=16)), model, *jobs)
     check(model, judge, *jobs)
     assert num_shared > 1  # some of these models stop early
+
+
+def test_short_prompts_of_one_moment_are_read_in_one_pass(
+    model: DecoderModel, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Questions about a film that is known, beside an answer that runs; two films are looked at in turn."""
+    engine, passes = Engine(Limits(max_slots=6, prefill_chunk=48)), []
+    together = model.prefill_and_decode
+
+    def count(pieces: Any, *rest: Any) -> Any:
+        passes.append(len(pieces))
+        return together(pieces, *rest)
+
+    monkeypatch.setattr(model, "prefill_and_decode", count)
+    run(engine, model, Job(make_prompt(model, words(3, 9)), session="anna"))
+    jobs = [
+        Job(make_prompt(model, words(4, 9)), session="anna"),
+        Job(make_prompt(model, words(5, 4)), session="anna", begins=2),
+        Job(make_prompt(model, words(6, 12)), session="anna", begins=2),
+        Job(make_prompt(model, words(7, 7)), session="anna", begins=2, cancelled_after=3),
+        Job(make_prompt(model, words(8, 9), film=1), begins=2),
+        Job(make_prompt(model, words(9, 5), film=2), begins=2),
+    ]
+    run(engine, model, *jobs)
+    check(model, judge, *jobs)
+    assert max(passes) >= 3, "the short ones share a pass"
+    assert all(job.reused >= model.processor.num_image_tokens for job in jobs[:4])
 
 
 def test_recorded(model: DecoderModel, judge: Judge) -> None:
