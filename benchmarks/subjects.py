@@ -251,7 +251,7 @@ _EMBEDDED = Subject(
     num_tokens=64,
     num_repetitions=9,
     stream_tokens=64,
-    stream_rounds=5,
+    stream_rounds=15,
     own_films=True,
 )
 _ONE_BILLION = _in_each(

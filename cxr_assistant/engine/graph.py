@@ -34,7 +34,7 @@ class Decoded(NamedTuple):
     greedy: Tensor
 
 
-LIGHT = 6_000_000
+LIGHT = 4_000_000
 """Multiplications of a step on the CPU below which a second thread is waited for longer than it helps."""
 
 

@@ -12,6 +12,7 @@ import gc
 import importlib
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -36,6 +37,9 @@ JOB = b"J"  # with two descriptors: the socket of the job, and the file
 _COURTESY = 5  # added to the nice value: the side that faces people goes before a decoder
 _PROCESSORS = 2  # of which a decoder may use several at once
 _READY_BYTES = 12 << 20  # of the room: a film of 2048 x 2500 pixels and some tables
+_HEAP_BYTES = (
+    28 << 20
+)  # such a film as a picture, as bytes and as an array; malloc would map more than 32 MiB
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38  # linux/prctl.h
 
@@ -67,10 +71,12 @@ def serve(control_fd: int, decoder: str, bounds: Bounds) -> None:
         message, descriptors, _, _ = socket.recv_fds(control, len(JOB), 2)
         if not message:
             return
-        if not _hand_on(spare, descriptors):  # it was killed while it waited
-            _hand_on(_fork(control, decode, bounds), descriptors)
+        at_work = _hand_on(spare, descriptors)
+        if at_work is None:  # it was killed while it waited
+            at_work = _hand_on(_fork(control, decode, bounds), descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
+        _let_it_work(at_work, control)
         spare = _fork(control, decode, bounds)
 
 
@@ -89,16 +95,24 @@ def _fork(control: socket.socket, decode: Decoder, bounds: Bounds) -> socket.soc
     return ours
 
 
-def _hand_on(child: socket.socket | None, descriptors: list[int]) -> bool:
-    """Give a child its file. False when there is none; its parent sees a socket that is closed."""
+def _hand_on(child: socket.socket | None, descriptors: list[int]) -> socket.socket | None:
+    """Give a child its file. None when there is no child; the app sees a socket that is closed."""
     if child is None:
-        return False
-    with child:
-        try:
-            socket.send_fds(child, [JOB], descriptors)
-        except OSError:
-            return False
-    return True
+        return None
+    try:
+        socket.send_fds(child, [JOB], descriptors)
+    except OSError:
+        child.close()
+        return None
+    return child
+
+
+def _let_it_work(child: socket.socket | None, control: socket.socket) -> None:
+    """Return when a child that has a file is done, or when the next file is there: to make another child
+    ready beside it would take a third of its speed where two processors are threads of one core."""
+    if child is not None:
+        with child:
+            select.select([child, control], [], [])
 
 
 def _import_everything() -> None:
@@ -128,9 +142,9 @@ def _run(line: socket.socket, decode: Decoder, bounds: Bounds) -> NoReturn:
         _forgo_privileges()
         target = anonymous_memory(wire.MAX_BLOB_BYTES)
         room = map_room(target, ready_bytes=_READY_BYTES)
+        np.ones(_HEAP_BYTES, np.uint8)  # written to, and freed into the heap: no fault while a film is read
         _rehearse()
-        message, descriptors, _, _ = socket.recv_fds(line, len(JOB), 2)
-        line.close()
+        message, descriptors, _, _ = socket.recv_fds(line, len(JOB), 2)  # open until the end, which it tells
         if message:
             job, data = socket.socket(fileno=descriptors[0]), map_memory(descriptors[1])
             socket.send_fds(job, [READY], [target])

@@ -201,12 +201,14 @@ def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     # One thread: a library's thread pool does not survive a fork. Huge pages: a film is a few of them, and
     # a fault for each of its 2,500 small ones costs more than many a decoder (glibc manual, 3.2.4). One
-    # arena, as each further thread would set 64 MiB of a child's bounded address space aside.
+    # arena, as each further thread would set 64 MiB of a child's bounded address space aside. A film comes
+    # from the heap, and what is freed stays there: a child makes its heap ready before it has a file.
     return kept | {
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1",
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
+        ":glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=134217728",
     }
 
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 __all__ = ["anonymous_memory", "copy_from", "map_memory", "map_room", "write_memory"]
 
+_AT_ONCE = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # Linux: no fault for each page that is read
 _MADV_POPULATE_WRITE = 23  # linux/mman.h, since Linux 5.14; not in Python 3.11's mmap
 
 
@@ -43,7 +44,7 @@ def _posix_memory(size: int) -> int:
 def map_memory(descriptor: int) -> memoryview:
     """All of it, in place, to be read; the descriptor is closed. For the child, which trusts its parent."""
     size = os.fstat(descriptor).st_size
-    mapping = memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) if size else b"")
+    mapping = memoryview(mmap.mmap(descriptor, size, _AT_ONCE, mmap.PROT_READ) if size else b"")
     os.close(descriptor)
     return mapping
 
