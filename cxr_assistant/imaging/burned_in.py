@@ -43,12 +43,15 @@ def _lively_bands(rows_HW: NDArray[np.integer[Any]], threshold: int, reach: int)
     """The bands of rows in which a cell could be full. A stroke needs a step up and a step down, and most
     rows of most films have none: the look at strokes is for the few that are left."""
     height, columns = _CELL[0], rows_HW.shape[1]
-    is_row = np.concatenate([  # slab by slab, so that what is compared stays in the cache
-        _count_steps(rows_HW[top : top + _SLAB_ROWS], threshold, reach) >= 2 * _MIN_STROKES
-        for top in range(0, len(rows_HW), _SLAB_ROWS)
-    ])  # fmt: skip
     num_bands = len(rows_HW) // height
-    is_kept = np.count_nonzero(is_row[: num_bands * height].reshape(num_bands, height), axis=1) >= _MIN_ROWS
+    if num_bands == 0:
+        return np.zeros((0, columns), np.int32)
+    every_other = rows_HW[: num_bands * height : 2]  # strokes are upright: one row is not full by itself
+    is_row = np.concatenate([  # slab by slab, so that what is compared stays in the cache
+        _count_steps(every_other[top : top + _SLAB_ROWS], threshold, reach) >= 2 * _MIN_STROKES
+        for top in range(0, len(every_other), _SLAB_ROWS)
+    ])  # fmt: skip
+    is_kept = is_row.reshape(num_bands, height // 2).any(axis=1)
     bands = rows_HW[: num_bands * height].reshape(num_bands, height, columns)
     kept: NDArray[np.int32] = bands[is_kept].reshape(-1, columns).astype(np.int32)
     return kept

@@ -106,9 +106,9 @@ class Sandbox:
             self._stop()
 
     def _decode(self, data: bytes, session_key: bytes | None) -> Radiograph:
-        with _closing(_memory_with(data)) as source, self._hand_over(source) as job:
+        with _closing(_memory_with(data)) as source, self._hand_over(source, session_key or b"") as job:
             with _closing(self._await_child(job)) as room:
-                facts, num_blob = self._converse(job, session_key or b"")
+                facts, num_blob = self._await_answer(job)
                 return wire.unpack(facts, copy_from(room, num_blob))
 
     def _await_child(self, job: socket.socket) -> int:
@@ -123,11 +123,10 @@ class Sandbox:
         os.set_inheritable(descriptors[0], False)  # as every other descriptor here; recv_fds does not say so
         return descriptors[0]
 
-    def _converse(self, job: socket.socket, key: bytes) -> tuple[bytes, int]:
+    def _await_answer(self, job: socket.socket) -> tuple[bytes, int]:
         """What the child says of the file, and how many bytes of pixels and tables it left in the memory."""
         deadline = self._deadline()
         try:
-            job.sendall(REQUEST.pack(len(key)) + key)
             num_facts, num_blob = ANSWER.unpack(receive(job, ANSWER.size, deadline))
             if num_facts > wire.MAX_FACTS_BYTES or num_blob > wire.MAX_BLOB_BYTES:
                 raise _Died
@@ -138,8 +137,8 @@ class Sandbox:
     def _deadline(self) -> float:
         return time.monotonic() + self._bounds.wall_s + _GRACE_S
 
-    def _hand_over(self, source: int) -> socket.socket:
-        """Our end of a socket whose other end belongs to a child that sees `source`."""
+    def _hand_over(self, source: int, key: bytes) -> socket.socket:
+        """Our end of a socket whose other end belongs to a child that sees `source` and is asked for it."""
         with self._lock:
             if not self._is_alive():
                 self._start()
@@ -150,6 +149,7 @@ class Sandbox:
                 raise _NotStarted from None
             with theirs:
                 try:
+                    ours.sendall(REQUEST.pack(len(key)) + key)  # it lies there before the child looks
                     socket.send_fds(self._control, [JOB], [theirs.fileno(), source])
                 except OSError:
                     ours.close()
