@@ -35,6 +35,7 @@ from cxr_assistant.checkpoints.hub import hash_file  # noqa: E402
 from cxr_assistant.checkpoints.lock import record_files  # noqa: E402
 from cxr_assistant.checkpoints.spec import find_module, get_checkpoint  # noqa: E402
 from cxr_assistant.checkpoints.weights import stored_precision  # noqa: E402
+from cxr_assistant.models.precision import read_device  # noqa: E402
 
 GIB = 1024**3
 BLOCK_BYTES = 16 * 1024 * 1024
@@ -300,7 +301,8 @@ def _claim_memory(paths: Sequence[Path]) -> None:
     21 GB took between 0.7 and 26 s, by what had run before. It is shared memory, which the anonymous memory
     of the phase does not count.
     """
-    with mmap.mmap(-1, sum(path.stat().st_size for path in paths) + GIB) as memory:
+    wanted = sum(path.stat().st_size for path in paths) + GIB
+    with mmap.mmap(-1, min(wanted, max(GIB, read_device("cpu").free_bytes - GIB))) as memory:
         for start in range(0, len(memory), BLOCK_BYTES):
             memory[start : start + BLOCK_BYTES : mmap.PAGESIZE] = bytes(
                 len(range(start, min(start + BLOCK_BYTES, len(memory)), mmap.PAGESIZE))

@@ -63,7 +63,7 @@ class Plan:
     num_sessions: int
     seconds: float
     num_words: int = 30
-    delay_ms: int = 10
+    delay_ms: int = 3
     think_s: float = 1.0
     seed: int = 0
     leave_s: float = 62.0  # how long after the last session the disk is looked at
@@ -309,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--words", type=int, default=30)
-    parser.add_argument("--delay-ms", type=int, default=10)
+    parser.add_argument("--delay-ms", type=int, default=Plan.delay_ms)
     parser.add_argument("--out", type=Path, help="write the figures to this file, too")
     given = parser.parse_args(argv)
     plan = Plan(given.sessions, given.minutes * 60, given.words, given.delay_ms)

@@ -1,4 +1,4 @@
-"""Converted tensors into a model, memory-mapped and one at a time, straight to their device and precision.
+"""Converted tensors into a model, mapped or cast one at a time, straight to their device and precision.
 
 Knows torch modules and the safetensors of one folder; knows no architecture and no checkpoint.
 """
@@ -46,17 +46,23 @@ def reading_ahead(folder: Path, *, device: str, precision: str) -> Iterator[None
     disk need not wait until the empty modules stand.
 
     It goes on behind the block, as tensors that stay mapped are wanted next, and ends where the block fails.
-    Tensors that the CPU casts are read once and in order, and the kernel runs ahead of that by itself.
+    What the CPU only casts is read once and in order, and the kernel runs ahead of that by itself.
     """
     failed = threading.Event()
-    dtype = compute_dtype(precision, device)
-    if device != "cpu" or any(tensor.torch_dtype == dtype for tensor in list_tensors(folder).values()):
+    if device != "cpu" or Precision(precision).is_quantised or not _casts_most(folder, precision):
         threading.Thread(target=_read_ahead, args=(weight_files(folder), failed), daemon=True).start()
     try:
         yield
     except BaseException:
         failed.set()
         raise
+
+
+def _casts_most(folder: Path, precision: str) -> bool:
+    """True where more than half of the bytes are stored in another type than the CPU computes in."""
+    dtype = compute_dtype(precision, "cpu")
+    sizes = [(t.torch_dtype == dtype, t.span[1] - t.span[0]) for t in list_tensors(folder).values()]
+    return 2 * sum(size for is_kept, size in sizes if not is_kept) > sum(size for _, size in sizes)
 
 
 def stream_in(
@@ -187,8 +193,8 @@ def _cast(stored: StoredTensor, dtype: torch.dtype, device: str) -> Tensor:
     """`stored` as it is computed with; on the CPU, what need not be cast stays mapped to its file."""
     if device != "cpu":
         return stored.read().to(device).to(dtype)  # the device casts faster than it could be fed
-    if stored.torch_dtype == dtype:
-        return stored.read()
+    if stored.torch_dtype in (dtype, None):
+        return stored.read().to(dtype)
     is_large = math.prod(stored.shape) * dtype.itemsize >= HUGE_PAGE_BYTES
     made = (_huge_empty if is_large else torch.empty)(stored.shape, dtype=dtype)
     stored.read_into(made)
@@ -196,8 +202,7 @@ def _cast(stored: StoredTensor, dtype: torch.dtype, device: str) -> Tensor:
 
 
 def _huge_empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Fresh memory in huge pages where the system has them: half the time of a cast went into faults of 4 KiB
-    (1.1 against 2.0 GB of source per second and core, measured)."""
+    """Fresh memory in huge pages where the system has them: faults of 4 KiB took half the time of a cast."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=dtype)
     try:

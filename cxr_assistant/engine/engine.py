@@ -89,7 +89,8 @@ class Engine:
         **whose: Unpack[Whose],
     ) -> Iterator[GenerationEvent]:
         """As `generate`, but every pull returns after one step at most: where that brought nothing, Queued is
-        said again, with 0 in front once the prompt is being read. For one loop that serves many."""
+        said again, with 0 in front before the first step and once the prompt is being read. For one loop that
+        serves many."""
         clock = _Clock()
         text = _Text(Detokenizer(model.processor.tokenizer.decode), StopStrings(params.stop))
         reason, reused = None, 0

@@ -158,7 +158,7 @@ class Scheduler:
         self._forget_sessions()
         self._admit()
         reading = self._next_readers()
-        if reading and self._decoder.is_eager and self._read_beside(reading):
+        if reading and self._shares_passes and self._read_beside(reading):
             return
         if reading:
             self._attempt(reading[0])
@@ -213,7 +213,7 @@ class Scheduler:
             if readers and (room < 0 or self._sees_anew(stream, length)):
                 break
             readers.append(stream)
-            if room < 0 or not self._decoder.is_eager:
+            if room < 0 or not self._shares_passes:
                 break
         return readers
 
@@ -361,6 +361,11 @@ class Scheduler:
                     stream.session = None  # what it still reads is not kept either
             self._prefixes.forget(session)
             self._embeddings.forget(session)
+
+    @property
+    def _shares_passes(self) -> bool:
+        """False where prompts and tokens of others are computed one after the other in any case."""
+        return self._decoder.is_eager and self._model.reads_together
 
     @property
     def _running(self) -> list[Stream]:

@@ -159,8 +159,8 @@ class _Loop:
     def _advance_all(self) -> None:
         """One pull for every answer, in the order in which they came.
 
-        The first one takes a step of the engine and the others find what it brought them: all of it goes in
-        one message, unless a pull takes long.
+        The first one that has asked before takes a step of the engine, and the others find what it brought
+        them: all of it goes in one message, unless a pull takes long.
         """
         replies: list[Reply] = []
         began = monotonic()

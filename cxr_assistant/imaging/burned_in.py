@@ -18,7 +18,7 @@ __all__ = ["seems_to_contain_text"]
 _SCALES_PX = (1, 2, 3, 4)  # a stroke is at most twice as wide
 _LARGE_FILM_PX = 1500  # letters with strokes of one pixel are for small pictures
 _CONTRAST = 0.35  # of the picture's own range; anatomy changes more slowly
-_CELL = (6, 40)  # height and width of a cell in units of the scale: some four letters
+_CELL = (6, 40)  # height, even, and width of a cell in units of the scale: some four letters
 _MIN_STROKES = 4
 _MIN_ROWS = 3  # of a cell
 _MIN_NEIGHBOURS = 2  # cells side by side: a side marker with initials fills one cell, a name two or more
@@ -41,12 +41,13 @@ def seems_to_contain_text(pixels: NDArray[np.integer[Any]]) -> bool:
 
 def _lively_bands(rows_HW: NDArray[np.integer[Any]], threshold: int, reach: int) -> NDArray[np.int32]:
     """The bands of rows in which a cell could be full. A stroke needs a step up and a step down, and most
-    rows of most films have none: the look at strokes is for the few that are left."""
+    rows of most films have none: the look at strokes is for the few that are left. Every other row is asked,
+    as strokes are upright; text that stands in odd rows alone, as one field of a video does, is missed."""
     height, columns = _CELL[0], rows_HW.shape[1]
     num_bands = len(rows_HW) // height
     if num_bands == 0:
         return np.zeros((0, columns), np.int32)
-    every_other = rows_HW[: num_bands * height : 2]  # strokes are upright: one row is not full by itself
+    every_other = rows_HW[: num_bands * height : 2]
     is_row = np.concatenate([  # slab by slab, so that what is compared stays in the cache
         _count_steps(every_other[top : top + _SLAB_ROWS], threshold, reach) >= 2 * _MIN_STROKES
         for top in range(0, len(every_other), _SLAB_ROWS)

@@ -18,6 +18,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from mmap import mmap
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -25,7 +26,7 @@ import numpy as np
 from cxr_assistant.errors import StudyError
 from cxr_assistant.imaging import wire
 from cxr_assistant.imaging.refusals import refusal
-from cxr_assistant.imaging.shared_memory import anonymous_memory, map_memory, map_room
+from cxr_assistant.imaging.shared_memory import anonymous_memory, map_memory, map_room, touch
 from cxr_assistant.study import Radiograph
 
 __all__ = ["ANSWER", "JOB", "READY", "REQUEST", "Bounds", "receive", "serve"]
@@ -37,9 +38,8 @@ JOB = b"J"  # with two descriptors: the socket of the job, and the file
 _COURTESY = 5  # added to the nice value: the side that faces people goes before a decoder
 _PROCESSORS = 2  # of which a decoder may use several at once
 _READY_BYTES = 12 << 20  # of the room: a film of 2048 x 2500 pixels and some tables
-_HEAP_BYTES = (
-    28 << 20
-)  # such a film as a picture, as bytes and as an array; malloc would map more than 32 MiB
+_HEAP_BYTES = 28 << 20  # such a film as picture, bytes and array; malloc would map more than 32 MiB
+_PATIENCE_S = 0.1  # of a child before it makes itself ready: the next of several films comes sooner
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38  # linux/prctl.h
 
@@ -71,12 +71,10 @@ def serve(control_fd: int, decoder: str, bounds: Bounds) -> None:
         message, descriptors, _, _ = socket.recv_fds(control, len(JOB), 2)
         if not message:
             return
-        at_work = _hand_on(spare, descriptors)
-        if at_work is None:  # it was killed while it waited
-            at_work = _hand_on(_fork(control, decode, bounds), descriptors)
+        if not _hand_on(spare, descriptors):  # it was killed while it waited
+            _hand_on(_fork(control, decode, bounds), descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
-        _let_it_work(at_work, control)
         spare = _fork(control, decode, bounds)
 
 
@@ -95,24 +93,16 @@ def _fork(control: socket.socket, decode: Decoder, bounds: Bounds) -> socket.soc
     return ours
 
 
-def _hand_on(child: socket.socket | None, descriptors: list[int]) -> socket.socket | None:
-    """Give a child its file. None when there is no child; the app sees a socket that is closed."""
+def _hand_on(child: socket.socket | None, descriptors: list[int]) -> bool:
+    """Give a child its file. False when there is none; its parent sees a socket that is closed."""
     if child is None:
-        return None
-    try:
-        socket.send_fds(child, [JOB], descriptors)
-    except OSError:
-        child.close()
-        return None
-    return child
-
-
-def _let_it_work(child: socket.socket | None, control: socket.socket) -> None:
-    """Return when a child that has a file is done, or when the next file is there: to make another child
-    ready beside it would take a third of its speed where two processors are threads of one core."""
-    if child is not None:
-        with child:
-            select.select([child, control], [], [])
+        return False
+    with child:
+        try:
+            socket.send_fds(child, [JOB], descriptors)
+        except OSError:
+            return False
+    return True
 
 
 def _import_everything() -> None:
@@ -141,20 +131,30 @@ def _run(line: socket.socket, decode: Decoder, bounds: Bounds) -> NoReturn:
     try:
         _forgo_privileges()
         target = anonymous_memory(wire.MAX_BLOB_BYTES)
-        room = map_room(target, ready_bytes=_READY_BYTES)
-        np.ones(_HEAP_BYTES, np.uint8)  # written to, and freed into the heap: no fault while a film is read
-        _rehearse()
-        message, descriptors, _, _ = socket.recv_fds(line, len(JOB), 2)  # open until the end, which it tells
+        room = map_room(target)
+        # Beside a child at work this would take a third of its speed, where two processors are threads of
+        # one core, and a film that is there already would wait for it.
+        if not select.select([line], [], [], _PATIENCE_S)[0]:
+            _make_ready(room)
+        message, descriptors, _, _ = socket.recv_fds(line, len(JOB), 2)
+        line.close()
         if message:
             job, data = socket.socket(fileno=descriptors[0]), map_memory(descriptors[1])
             socket.send_fds(job, [READY], [target])
             os.close(target)
             _confine(bounds._replace(memory_bytes=bounds.memory_bytes + len(data) + len(room)))
             (key_bytes,) = REQUEST.unpack(receive(job, REQUEST.size))
-            job.sendall(_answer(decode, data, room, bytes(receive(job, key_bytes)) or None))
+            job.sendall(_answer(decode, data, memoryview(room), bytes(receive(job, key_bytes)) or None))
         status = 0
     finally:
         os._exit(status)
+
+
+def _make_ready(room: mmap) -> None:
+    """Touch the memory that a film will need: a fault for each page costs more than many a decoder."""
+    touch(room, _READY_BYTES)
+    np.ones(_HEAP_BYTES, np.uint8)  # freed into the heap, which keeps it
+    _rehearse()
 
 
 def _answer(decode: Decoder, data: memoryview, room: memoryview, key: bytes | None) -> bytes:

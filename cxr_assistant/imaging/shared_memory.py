@@ -11,7 +11,7 @@ import mmap
 import os
 from contextlib import suppress
 
-__all__ = ["anonymous_memory", "copy_from", "map_memory", "map_room", "write_memory"]
+__all__ = ["anonymous_memory", "copy_from", "map_memory", "map_room", "touch", "write_memory"]
 
 _AT_ONCE = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # Linux: no fault for each page that is read
 _MADV_POPULATE_WRITE = 23  # linux/mman.h, since Linux 5.14; not in Python 3.11's mmap
@@ -49,12 +49,15 @@ def map_memory(descriptor: int) -> memoryview:
     return mapping
 
 
-def map_room(descriptor: int, *, ready_bytes: int) -> memoryview:
-    """All of it, in place and to be written; the first `ready_bytes` cost no fault any more."""
-    mapping = mmap.mmap(descriptor, os.fstat(descriptor).st_size, access=mmap.ACCESS_WRITE)
+def map_room(descriptor: int) -> mmap.mmap:
+    """All of it, in place and to be written."""
+    return mmap.mmap(descriptor, os.fstat(descriptor).st_size, access=mmap.ACCESS_WRITE)
+
+
+def touch(room: mmap.mmap, num_bytes: int) -> None:
+    """Have the first `num_bytes` there, so that writing them costs no fault."""
     with suppress(OSError):  # an older kernel, or macOS: then each page comes when it is written
-        mapping.madvise(_MADV_POPULATE_WRITE, 0, ready_bytes)
-    return memoryview(mapping)
+        room.madvise(_MADV_POPULATE_WRITE, 0, num_bytes)
 
 
 def write_memory(descriptor: int, data: bytes) -> None:

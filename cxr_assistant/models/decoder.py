@@ -71,6 +71,10 @@ class DecoderModel(VisionLanguageModel):
         return self._written is not None and self._written.dtype == self.dtype
 
     @property
+    def reads_together(self) -> bool:
+        return self.is_written_out
+
+    @property
     def _sight(self) -> tuple[Any, Any]:
         """Tower and projector as they run fastest; as they were given while they run in another type."""
         return self._fast_sight if self.dtype == self._stored_dtype else (self.tower, self.projector)
@@ -136,7 +140,7 @@ class DecoderModel(VisionLanguageModel):
     def _mixed_logits(
         self, pieces: Sequence[tuple[Tensor, int]], token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        if self._written is None or not self.is_written_out:
+        if self._written is None or not self.reads_together:
             return super()._mixed_logits(pieces, token_ids, kv_cache, slots)
         rotary, lengths = self._written.rotary, kv_cache.lengths
         for embeds, slot in pieces:

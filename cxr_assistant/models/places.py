@@ -176,7 +176,7 @@ class Mixed:
     """Chunks of some slots, then a step of others, in one pass: the weights are read once for all."""
 
     def __init__(self, rotary: RotaryTable, chunks: Sequence[Chunk], step: Step | None) -> None:
-        self._rotary, self._step = rotary, step
+        self._rotary = rotary
         self._parts: list[Chunk | Step] = [*chunks, *([] if step is None else [step])]
         self._sizes = [len(part.cos) for part in self._parts]
         self._cos = torch.cat([part.cos for part in self._parts])

@@ -144,13 +144,19 @@ class VisionLanguageModel(ABC):
     def _step_logits(self, token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int]) -> Tensor:
         """Append one token (B,) to each of the rising `slots`; logits (B, V)."""
 
+    @property
+    def reads_together(self) -> bool:
+        """True where a pass over several pieces and running answers reads the weights once for all."""
+        return False
+
     def _mixed_logits(
         self, pieces: Sequence[tuple[Tensor, int]], token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         """`_logits` of the last position of each piece, embeddings (1, T, D) and slot, and `_step_logits`, in
         one pass where a model can."""
         read = [self._logits(embeds, kv_cache, num_last=1, slot=slot)[:, -1] for embeds, slot in pieces]
-        return torch.cat(read), self._step_logits(token_ids, kv_cache, slots)
+        step = self._step_logits(token_ids, kv_cache, slots) if slots else read[0][:0]
+        return torch.cat(read), step
 
     @property
     @abstractmethod

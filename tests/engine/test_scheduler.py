@@ -7,13 +7,14 @@ from itertools import count
 from typing import Any
 
 import pytest
+import torch
 
 from cxr_assistant.engine.engine import Engine
 from cxr_assistant.engine.sampling import Token
 from cxr_assistant.engine.scheduler import Limits, Scheduler, Stream
 from cxr_assistant.errors import Busy, OutOfMemory
 from cxr_assistant.generation import Completed, FinishReason, Prefilled, Queued, SamplingParams, collect
-from cxr_assistant.models.vlm import Prompt, VisionLanguageModel
+from cxr_assistant.models.vlm import Piece, Prompt, VisionLanguageModel
 from tests.engine.conftest import make_prompt
 
 LONG = 30
@@ -102,6 +103,40 @@ def test_a_freed_slot_is_taken_at_the_next_step(narrow: Scheduler, prompt: Promp
     narrow.withdraw(first)
     step(narrow, third)
     assert (third.slot, third.position) == (0, 0)
+
+
+def test_a_model_that_shares_no_pass_reads_one_prompt_after_the_other(
+    model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers that are read from disk at each forward would be read again for each prompt of a pass."""
+    monkeypatch.setattr(type(model), "reads_together", property(lambda _: False))
+    monkeypatch.setattr(model, "prefill_and_decode", None)  # not to be called
+    scheduler = Scheduler(model, Limits(max_slots=3))
+    streams = [make_stream(make_prompt(model, text), num_tokens=3) for text in ("View?", "Nodule?", "Mass?")]
+    open_streams(scheduler, *streams)
+    assert [stream.is_running for stream in streams] == [True, False, False]
+    for stream in streams:
+        finish(scheduler, stream)
+    assert all(len(stream.token_ids) == 3 or stream.news[-1] is FinishReason.STOP for stream in streams)
+
+
+def test_a_model_that_is_not_written_out_reads_pieces_without_anybody_writing(
+    model: VisionLanguageModel,
+) -> None:
+    prompts = [make_prompt(model, text) for text in ("View?", "Nodule?")]
+    cache, alone = model.new_cache(256, num_slots=2), model.new_cache(256, num_slots=2)
+    pieces = [
+        Piece(prompt, model.encode(prompt.pixel_values), slot, len(prompt))
+        for slot, prompt in enumerate(prompts)
+    ]
+    mixed = VisionLanguageModel._mixed_logits
+    embedded = [(model._prompt_embeds(p.prompt, p.image_embeds, 0, p.stop), p.slot) for p in pieces]
+    with torch.inference_mode():
+        read, step = mixed(model, embedded, torch.zeros(0, dtype=torch.int64), cache, ())
+    assert len(step) == 0
+    for piece, row in zip(pieces, read, strict=True):
+        expected = model.prefill(piece.prompt, piece.image_embeds, alone, slot=piece.slot)
+        torch.testing.assert_close(row[None], expected)
 
 
 def test_running_answers_do_not_stall_while_a_prompt_is_read(model: VisionLanguageModel) -> None:

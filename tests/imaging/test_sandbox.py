@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,16 @@ def test_a_decoder_that_goes_wrong_is_one_sentence(faulty: Sandbox, fault: str) 
     assert (caught.value.code, caught.value.message) == ("internal", "The file could not be read.")
     assert faulty.decode(b"fine", None).stored.shape == (40, 40)
     assert not Path(WRITTEN).exists()
+
+
+def test_films_in_a_row_and_after_a_rest_are_read_alike() -> None:
+    """By children that had no time to make themselves ready, and by one that had."""
+    with closing(Sandbox()) as sandbox:
+        in_a_row = [sandbox.decode(FILM, None) for _ in range(4)]
+        time.sleep(4 * child._PATIENCE_S)
+        rested = sandbox.decode(FILM, None)
+    expected = decode_radiograph(FILM, None).stored
+    assert all(np.array_equal(film.stored, expected) for film in (*in_a_row, rested))
 
 
 @pytest.mark.requirement("U7")
