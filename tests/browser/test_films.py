@@ -65,6 +65,18 @@ def ramp(dtype: type, bits: int, low: int, high: int) -> NDArray[Any]:
     return np.random.default_rng(9).permutation(values).reshape(270, 256)
 
 
+def test_the_empty_room_can_be_used_after_every_file_was_refused(room: Any) -> None:
+    """Twice the same files: an empty viewbox is not drawn anew, and must not stay behind its veil."""
+    start_anew(room)
+    for _ in range(2):
+        upload(room, b"no film", b"none either")
+        room.wait_for_selector(".fates li >> nth=1")
+        room.click("[data-do=close-fates]")
+        room.wait_for_selector("html[data-reading=false]", state="attached")
+    room.click("[data-do=demonstrate]", timeout=5_000)
+    film_is_shown(room)
+
+
 @pytest.mark.parametrize(
     ("dtype", "bits", "low", "high"),
     [(np.uint16, 16, 0, 65535), (np.int16, 16, -32768, 32767), (np.uint16, 12, 0, 4095)],

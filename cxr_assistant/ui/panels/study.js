@@ -85,6 +85,7 @@ async function unfold(entry) {
 
 // --- what became of each file -----------------------------------------------------------------------------
 function showFates(told) {
+  document.documentElement.dataset.reading = "false";  // a viewbox that stays empty is not drawn anew
   const answers = [...told];
   const fates = (batch ?? []).map((file) => (file.outcome === "sent" ? { name: file.name, ...(answers.shift() ?? { outcome: "refused", reason: "It did not arrive." }) } : file));
   batch = null;
