@@ -242,6 +242,8 @@ def test_a_killed_converter_leaves_nothing_and_says_so(hub: Hub, fetched: Fetche
             assert "ended by SIGKILL" in error.message and "the download is kept" in error.hint
             break
         shutil.rmtree(target)
+    else:
+        pytest.fail("No converter was killed in ten attempts.")
     assert [path.name for path in target.iterdir()] == [".locks"]
 
 
