@@ -28,7 +28,8 @@ _FEWEST_PIXELS = _MIN_STROKES * _MIN_ROWS * _MIN_NEIGHBOURS  # with less there i
 
 def seems_to_contain_text(pixels: NDArray[np.integer[Any]]) -> bool:
     """Whether two neighbouring cells of (H, W) `pixels` are full of strokes, bright or dark."""
-    low, high = (float(value) for value in np.percentile(pixels[::4, ::4], [1, 99]))
+    every = 8 if min(pixels.shape) > _LARGE_FILM_PX else 4
+    low, high = (float(value) for value in np.percentile(pixels[::every, ::every], [1, 99]))
     threshold = int(_CONTRAST * max(high - low, 1.0))
     first = 1 if min(pixels.shape) > _LARGE_FILM_PX else 0
     for scale in _SCALES_PX[first:]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import io
 import os
 import resource
 import select
@@ -18,6 +19,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from functools import cache
 from mmap import mmap
 from typing import NamedTuple, NoReturn
 
@@ -117,12 +119,26 @@ def _import_everything() -> None:
 
 
 def _rehearse() -> None:
-    """Read a small film: NumPy and Pillow import some of their parts when these are first used, and a child
-    gets its own copy of a page when it first writes to it."""
-    from cxr_assistant.imaging.raster import read_png
+    """Read two small films: NumPy and Pillow import some of their parts when these are first used, and a
+    child finds a page of a library, or gets its own copy of one, when it first uses it."""
+    from cxr_assistant.imaging.raster import read_jpeg, read_png
+
+    png, jpeg = _small_films()
+    read_png(png)
+    read_jpeg(jpeg)
+
+
+@cache
+def _small_films() -> tuple[bytes, bytes]:
+    """PNG and JPEG of a ramp: the children inherit them."""
+    from PIL import Image
+
     from cxr_assistant.imaging.rendering import encode_png
 
-    read_png(encode_png(np.arange(128 * 128, dtype=np.uint16).reshape(128, 128)))
+    ramp = np.arange(256 * 256, dtype=np.uint16).reshape(256, 256)
+    jpeg = io.BytesIO()
+    Image.fromarray((ramp >> 8).astype(np.uint8)).save(jpeg, "JPEG")
+    return encode_png(ramp), jpeg.getvalue()
 
 
 def _run(line: socket.socket, decode: Decoder, bounds: Bounds) -> NoReturn:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin
 
 from cxr_assistant.imaging import notices
-from cxr_assistant.imaging.read import read_radiograph
+from cxr_assistant.imaging.read import decode_radiograph, read_radiograph
 from cxr_assistant.imaging.rendering import Rendering, render_for_model, render_for_people
 from tests.imaging.builders import picture, thorax
 
@@ -32,6 +32,15 @@ def test_16_bit_gray_keeps_its_range() -> None:
     np.testing.assert_array_equal(radiograph.stored, SIXTEEN)
     shown = render_for_people(radiograph)
     assert (shown.min(), shown.max()) == (0, 1)
+
+
+def test_a_pillow_that_takes_memory_of_its_own_changes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def takes_its_own(opened: ImageFile.ImageFile) -> None:
+        opened.im = Image.new(opened.mode, opened.size).im
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", takes_its_own)
+    np.testing.assert_array_equal(decode_radiograph(picture(SIXTEEN), None).stored, SIXTEEN)
+    np.testing.assert_array_equal(decode_radiograph(picture(EIGHT), None).stored, EIGHT)
 
 
 def test_a_progressive_jpeg_is_read() -> None:

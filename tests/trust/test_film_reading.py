@@ -37,12 +37,7 @@ def test_reading_in_the_child_costs_what_is_allowed(figure: Figure) -> None:
 def test_an_uncompressed_film_is_judged_by_a_difference_and_a_compressed_one_by_a_ratio() -> None:
     assert judged("explicit", 4, 84)["is_within"] and not judged("explicit", 4, 85)["is_within"]
     assert judged("RLE", 1000, 1300)["is_within"] and not judged("RLE", 1000, 1301)["is_within"]
-    assert not judged("JPEG-LS", 10, 14)["is_within"] and judged("JPEG", 10, 90)["ratio"] == 9
-
-
-def test_a_picture_that_is_read_in_no_time_may_take_ten_milliseconds_more() -> None:
-    assert judged("JPEG", 9, 19)["is_within"] and not judged("JPEG", 9, 19.1)["is_within"]
-    assert judged("PNG 16", 100, 130)["is_within"] and not judged("PNG 16", 100, 131)["is_within"]
+    assert not judged("JPEG", 10, 14)["is_within"] and judged("JPEG", 10, 90)["ratio"] == 9
 
 
 @pytest.mark.skipif(not RESULT.exists(), reason="film_reading.py was not run yet")
