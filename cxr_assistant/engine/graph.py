@@ -47,20 +47,20 @@ class EagerDecoder:
         self._model, self._kv_cache = model, kv_cache
         self._max_light_rows = LIGHT // max(1, model.num_decoder_weights) if model.device.type == "cpu" else 0
 
-    def step(self, token_ids: Sequence[int], slots: Sequence[int]) -> Decoded:
-        """Append one token to each of the rising `slots`."""
+    def step(self, token_ids: Sequence[int], slots: Sequence[int], num_shared: int = 0) -> Decoded:
+        """Append one token to each of the rising `slots`, whose first `num_shared` positions are the same."""
         if len(slots) > self._max_light_rows:
-            return self._step(token_ids, slots)
+            return self._step(token_ids, slots, num_shared)
         num_threads = torch.get_num_threads()
         torch.set_num_threads(1)  # of this thread alone, and a tenth of a microsecond
         try:
-            return self._step(token_ids, slots)
+            return self._step(token_ids, slots, num_shared)
         finally:
             torch.set_num_threads(num_threads)
 
-    def _step(self, token_ids: Sequence[int], slots: Sequence[int]) -> Decoded:
+    def _step(self, token_ids: Sequence[int], slots: Sequence[int], num_shared: int) -> Decoded:
         ids = torch.tensor(token_ids, device=self._model.device)
-        logits = self._model.decode(ids, self._kv_cache, slots)
+        logits = self._model.decode(ids, self._kv_cache, slots, num_shared)
         return Decoded(logits, most_likely(logits))
 
 
@@ -86,8 +86,8 @@ class GraphDecoder:
         for size in sorted(sizes, reverse=True):  # the largest first: the others fit into its memory
             self._recordings[size] = _record(model, kv_cache, size, pool)
 
-    def step(self, token_ids: Sequence[int], slots: Sequence[int]) -> Decoded:
-        """Append one token to each of the rising `slots`."""
+    def step(self, token_ids: Sequence[int], slots: Sequence[int], num_shared: int = 0) -> Decoded:
+        """Append one token to each of the rising `slots`. A recording reads all of each, shared or not."""
         size = min(size for size in self._recordings if size > slots[-1])
         recording, cache = self._recordings[size], self._kv_cache
         newest = dict(zip(slots, token_ids, strict=True))

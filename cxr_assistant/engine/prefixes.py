@@ -19,7 +19,7 @@ from torch import Tensor
 from cxr_assistant.models.kv_cache import KVCache
 from cxr_assistant.models.vlm import Prompt
 
-__all__ = ["Keys", "PrefixStore", "prompt_keys"]
+__all__ = ["Keys", "PrefixStore", "num_common", "prompt_keys"]
 
 Keys = NDArray[np.int64]
 """One number per position; equal keys up to a position mean equal contents of the cache up to there."""
@@ -33,6 +33,12 @@ def prompt_keys(prompt: Prompt) -> Keys:
         picture = -1 - int(_hex60(digest), 16)
         keys[span.start : span.stop] = np.arange(span.length) ^ picture
     return keys
+
+
+def num_common(prompts: Sequence[Keys]) -> int:
+    """Leading positions in which all of `prompts` agree."""
+    first, *others = prompts
+    return min((_common_length(first, other) for other in others), default=len(first))
 
 
 def _hex60(digest: str) -> str:

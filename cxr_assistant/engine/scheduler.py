@@ -18,7 +18,7 @@ from torch import Tensor
 from cxr_assistant.engine.cache import FOR_ALL, EmbeddingCache
 from cxr_assistant.engine.graph import make_decoder
 from cxr_assistant.engine.memory import free_bytes, memory_guard
-from cxr_assistant.engine.prefixes import Keys, PrefixStore, prompt_keys
+from cxr_assistant.engine.prefixes import Keys, PrefixStore, num_common, prompt_keys
 from cxr_assistant.engine.sampling import Sampler, Token, choose
 from cxr_assistant.errors import Busy
 from cxr_assistant.generation import FinishReason, IsCancelled, Prefilled, Queued, SamplingParams
@@ -36,6 +36,10 @@ CACHE_SHARE = 0.4
 CHUNK_FLOPS = {"cpu": 1e11, "cuda": 7e12}
 """What a prefill step may cost while others wait for a token: 0.2 to 0.3 s on two CPU cores, 15 ms on an
 H100 (computed). Alone, a prompt is read in steps four times as large: only its own cancel waits for them."""
+
+SHARED_BYTES = 16 * 2**20
+"""Keys and values that a step must be spared before it attends to what its answers share by itself: two
+attentions and their sum cost more calls than one."""
 
 CHUNK_RANGE = (16, 512)
 ALONE = 4
@@ -313,7 +317,7 @@ class Scheduler:
         try:
             with memory_guard():
                 newest, slots = [s.token_ids[-1] for s in running], [s.slot for s in running]
-                decoded = self._decoder.step(newest, slots)
+                decoded = self._decoder.step(newest, slots, self._num_shared(running))
                 tokens = choose(decoded.logits, [stream.sampler for stream in running], decoded.greedy)
         except Exception as error:
             for stream in running:
@@ -321,6 +325,17 @@ class Scheduler:
             return
         for stream, token in zip(running, tokens, strict=True):
             self._hear(stream, token)
+
+    def _num_shared(self, running: Sequence[Stream]) -> int:
+        """Leading positions that one visitor's answers hold alike; 0 where they are too few to matter."""
+        sessions = {stream.session for stream in running}
+        if len(running) == 1 or len(sessions) > 1 or None in sessions:
+            return 0
+        fewest = -(-SHARED_BYTES // ((len(running) - 1) * self._model.kv_shape.bytes_per_token))
+        if min(len(stream.prompt) for stream in running) < fewest:
+            return 0
+        num_shared = num_common([stream.keys for stream in running if stream.keys is not None])
+        return num_shared if num_shared >= fewest else 0
 
     def _hear(self, stream: Stream, token: Token) -> None:
         stream.token_ids.append(token.token_id)

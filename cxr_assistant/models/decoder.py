@@ -112,7 +112,9 @@ class DecoderModel(VisionLanguageModel):
         kv_cache.lengths[slot] = start + embeds.shape[1]
         return self._head_logits(hidden[0, -num_last:])[None]
 
-    def _step_logits(self, token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int]) -> Tensor:
+    def _step_logits(
+        self, token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int], num_shared: int = 0
+    ) -> Tensor:
         embeds = self._token_embeds(token_ids)
         if self._written is None or not self.is_written_out:
             rows = [
@@ -120,22 +122,25 @@ class DecoderModel(VisionLanguageModel):
                 for embed, slot in zip(embeds, slots, strict=True)
             ]
             return torch.cat(rows)
-        embeds, step = self._rows(embeds, kv_cache, slots)
+        embeds, step = self._rows(embeds, kv_cache, slots, num_shared)
         hidden = self._written(embeds, step, kv_cache)
         for slot in slots:
             kv_cache.lengths[slot] += 1
         return self._head_logits(_of_slots(hidden, slots))
 
-    def _rows(self, embeds: Tensor, kv_cache: KVCache, slots: Sequence[int]) -> tuple[Tensor, Step]:
+    def _rows(
+        self, embeds: Tensor, kv_cache: KVCache, slots: Sequence[int], num_shared: int = 0
+    ) -> tuple[Tensor, Step]:
         """Embeddings (B, D) of the rising `slots` and of those in between, which are free or still reading:
-        their row is computed and thrown away."""
+        their row is computed and thrown away, and shares nothing with the others."""
         assert self._written is not None
         first, last = slots[0], slots[-1]
         if last - first + 1 > len(slots):
             rows_of = torch.tensor([slot - first for slot in slots], device=self.device)
             embeds = embeds.new_zeros(last - first + 1, embeds.shape[1]).index_copy_(0, rows_of, embeds)
+            num_shared = 0
         lengths = [min(length, kv_cache.max_tokens - 1) for length in kv_cache.lengths[first : last + 1]]
-        return embeds, Step(self._written.rotary, first, lengths)
+        return embeds, Step(self._written.rotary, first, lengths, num_shared)
 
     def _mixed_logits(
         self, pieces: Sequence[tuple[Tensor, int]], token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int]

@@ -127,10 +127,14 @@ class Chunk:
 
 
 class Step:
-    """One position for each of the slots [first, first + B), which hold `lengths` positions so far."""
+    """One position for each of the slots [first, first + B), which hold `lengths` positions so far.
 
-    def __init__(self, rotary: RotaryTable, first: int, lengths: Sequence[int]) -> None:
+    Of these the first `num_shared` hold the same in every slot, so that reading one slot's is enough.
+    """
+
+    def __init__(self, rotary: RotaryTable, first: int, lengths: Sequence[int], num_shared: int = 0) -> None:
         self._rotary, self._first = rotary, first
+        self._num_shared = num_shared if len(lengths) > 1 else 0
         self._rows = slice(first, first + len(lengths))
         self._longest = max(lengths) + 1
         rotary.extend(self._longest)
@@ -162,14 +166,42 @@ class Step:
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         num_rows, _, width = queries.shape
-        groups = keys.shape[1]
-        found = functional.scaled_dot_product_attention(
-            queries.view(num_rows, groups, -1, width),  # as in Chunk: heads of one group are its queries
-            keys[self._rows, :, : self._longest],
-            values[self._rows, :, : self._longest],
-            attn_mask=self._mask,
-        )
+        queries = queries.view(num_rows, keys.shape[1], -1, width)  # as in Chunk: heads of one group
+        if self._num_shared and queries.is_cpu:
+            return self._attend_in_two(queries, keys, values).reshape(num_rows, -1)
+        keys, values = keys[self._rows, :, : self._longest], values[self._rows, :, : self._longest]
+        found = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask)
         return found.reshape(num_rows, -1)
+
+    def _attend_in_two(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Over what all rows share, read once for all, and over what is each row's own. Two softmaxes are
+        one when each part weighs as much as its sum of exponentials."""
+        rows, groups, repeats, width = queries.shape
+        first, shared = self._rows.start, self._num_shared
+        together = queries.transpose(0, 1).reshape(1, groups, rows * repeats, width)
+        common, common_sum = _attention_and_sum(
+            together, keys[first : first + 1, :, :shared], values[first : first + 1, :, :shared]
+        )
+        own, own_sum = _attention_and_sum(
+            queries,
+            keys[self._rows, :, shared : self._longest],
+            values[self._rows, :, shared : self._longest],
+            None if self._mask is None else self._mask[..., shared:],
+        )
+        common = common.view(groups, rows, repeats, width).transpose(0, 1)
+        share = torch.sigmoid(common_sum.view(groups, rows, repeats).transpose(0, 1) - own_sum)[..., None]
+        return torch.lerp(own.float(), common.float(), share).to(queries.dtype)
+
+
+def _attention_and_sum(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The CPU's fused attention, and the logarithm of each softmax's sum, float32; the public call keeps the
+    second for itself."""
+    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        queries, keys, values, attn_mask=mask
+    )
+    return found
 
 
 class Mixed:

@@ -141,7 +141,9 @@ class VisionLanguageModel(ABC):
         """Append `embeds` (1, T, D) to a slot; logits (1, num_last, V) of its last positions."""
 
     @abstractmethod
-    def _step_logits(self, token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int]) -> Tensor:
+    def _step_logits(
+        self, token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int], num_shared: int = 0
+    ) -> Tensor:
         """Append one token (B,) to each of the rising `slots`; logits (B, V)."""
 
     @property
@@ -206,9 +208,14 @@ class VisionLanguageModel(ABC):
         return self._read(prompt, image_embeds, kv_cache, stop=None, slot=0, num_last=0)[0]
 
     @torch.inference_mode()
-    def decode(self, token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int] = (0,)) -> Tensor:
-        """Append one token (B,) to each of the rising `slots`; the logits (B, V) of what follows, float32."""
-        return self._step_logits(token_ids, kv_cache, slots).float()
+    def decode(
+        self, token_ids: Tensor, kv_cache: KVCache, slots: Sequence[int] = (0,), num_shared: int = 0
+    ) -> Tensor:
+        """Append one token (B,) to each of the rising `slots`; the logits (B, V) of what follows, float32.
+
+        num_shared: leading positions that hold the same in all of them, which may be read once for all.
+        """
+        return self._step_logits(token_ids, kv_cache, slots, num_shared).float()
 
     @torch.inference_mode()
     def prefill_and_decode(

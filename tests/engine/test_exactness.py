@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from cxr_assistant.engine import scheduler
 from cxr_assistant.engine.engine import Engine
 from cxr_assistant.engine.graph import EagerDecoder, make_decoder
+from cxr_assistant.engine.prefixes import num_common, prompt_keys
 from cxr_assistant.engine.sampling import Token
 from cxr_assistant.engine.scheduler import Limits
 from cxr_assistant.generation import FinishReason, Prefilled, Queued, SamplingParams, collect
@@ -26,8 +28,9 @@ from cxr_assistant.models.vlm import Prompt
 from tests.engine.families import FAMILIES, Judge, build, longer, make_prompt, stock_scores
 
 NUM_TOKENS = 20
-BF16_BOUND = 0.06
-"""Of the spread (standard deviation) of the logits: what two orders of summation may make in bfloat16."""
+BF16_BOUND = 0.1
+"""Of the spread (standard deviation) of the logits: what two orders of summation may make in bfloat16. The
+type itself is up to 0.25 away from float32 on these models."""
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -216,6 +219,47 @@ def test_short_prompts_of_one_moment_are_read_in_one_pass(
     assert all(job.reused >= model.processor.num_image_tokens for job in jobs[:4])
 
 
+def test_what_answers_of_one_visitor_share_is_read_once(
+    model: DecoderModel, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Questions about one film, one of which ends early and leaves a gap, until another visitor joins."""
+    in_two, shared = places.Step._attend_in_two, []
+
+    def count(step: places.Step, *tensors: Any) -> Any:
+        shared.append(step._num_shared)
+        return in_two(step, *tensors)
+
+    monkeypatch.setattr(scheduler, "SHARED_BYTES", 1)
+    monkeypatch.setattr(places.Step, "_attend_in_two", count)
+    engine = Engine(Limits(max_slots=5, prefill_chunk=48))
+    run(engine, model, Job(make_prompt(model, words(3, 9)), session="anna"))
+    jobs = [
+        Job(make_prompt(model, words(4, 9)), session="anna"),
+        Job(make_prompt(model, words(5, 4)), session="anna", cancelled_after=6),
+        Job(make_prompt(model, words(6, 23)), session="anna", begins=1),
+        Job(make_prompt(model, words(4, 3)), session="anna"),
+        Job(make_prompt(model, words(4, 9)), session="bert", begins=14),
+    ]
+    run(engine, model, *jobs)
+    check(model, judge, *jobs)
+    film_and_words = model.processor.num_image_tokens + 4  # before the film
+    assert set(shared) == {film_and_words}
+    if model.is_written_out:
+        layers = model.kv_shape.num_layers
+        assert 2 * layers <= len(shared) < NUM_TOKENS * layers, "not once bert is there"
+
+
+def test_nothing_is_shared_between_visitors(model: DecoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> Any:
+        raise AssertionError("read for one from what was read for another")
+
+    monkeypatch.setattr(scheduler, "SHARED_BYTES", 1)
+    monkeypatch.setattr(places.Step, "_attend_in_two", never)
+    prompt = make_prompt(model, words(3, 9))
+    for sessions in (("anna", "bert"), (None, None), ("anna", None)):
+        run(Engine(), model, *(Job(prompt, session=session) for session in sessions))
+
+
 def test_recorded(model: DecoderModel, judge: Judge) -> None:
     """The step that a GPU records, run without a recording: mixed lengths, a slot in between left out."""
     prompts = [make_prompt(model, words(seed, seed)) for seed in (13, 30, 21)]
@@ -277,8 +321,12 @@ def test_replayed_on_a_gpu(tmp_path_factory: pytest.TempPathFactory) -> None:
         assert told[0] == told[1]
 
 
+@pytest.mark.parametrize("shares", [False, True], ids=["each-its-own", "shared"])
 def test_in_bfloat16_every_way_stays_near_the_whole_sequence(
-    model: DecoderModel, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    model: DecoderModel,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    shares: bool,
 ) -> None:
     """Teacher-forced: the same tokens by one pass, and by batched steps behind a prefix."""
     family = request.node.callspec.params["model"]
@@ -286,6 +334,8 @@ def test_in_bfloat16_every_way_stays_near_the_whole_sequence(
     prompts = [make_prompt(half, words(seed, 24)) for seed in (15, 16)]
     whole = [half.score(p, half.encode(p.pixel_values), half.new_cache(len(p))) for p in prompts]
     cache = half.new_cache(len(prompts[0]), num_slots=2)
+    num_shared = num_common([prompt_keys(prompt) for prompt in prompts]) if shares else 0
+    assert shares == bool(num_shared)
     for slot, prompt in enumerate(prompts):
         half.prefill(
             prompt, half.encode(prompt.pixel_values), cache, stop=len(prompt) - 12 - 3 * slot, slot=slot
@@ -293,7 +343,7 @@ def test_in_bfloat16_every_way_stays_near_the_whole_sequence(
     half.prefill(prompts[1], half.encode(prompts[1].pixel_values), cache, stop=len(prompts[1]) - 12, slot=1)
     for position in range(len(prompts[0]) - 12, len(prompts[0])):
         newest = torch.tensor([prompt.token_ids[position] for prompt in prompts])
-        logits = half.decode(newest, cache, (0, 1))
+        logits = half.decode(newest, cache, (0, 1), num_shared)
         expected = torch.stack([scores[position] for scores in whole])
         assert (logits - expected).abs().max() < BF16_BOUND * expected.std(), position
 
