@@ -37,7 +37,7 @@ CHUNK_FLOPS = {"cpu": 1e11, "cuda": 7e12}
 """What a prefill step may cost while others wait for a token: 0.2 to 0.3 s on two CPU cores, 15 ms on an
 H100 (computed). Alone, a prompt is read in steps four times as large: only its own cancel waits for them."""
 
-SHARED_BYTES = 16 * 2**20
+SHARED_BYTES = 6 * 2**20
 """Keys and values that a step must be spared before it attends to what its answers share by itself: two
 attentions and their sum cost more calls than one."""
 
@@ -113,6 +113,7 @@ class Scheduler:
         self._forgotten: deque[str] = deque()
         self._waiting: list[Stream] = []
         self._active: list[Stream] = []  # in the order in which they got their slots
+        self._sharing: tuple[list[Stream], int] = [], 0  # who wrote at the last step, and what they share
 
     # ------------------------------------------------------------------------------- what anybody may call
 
@@ -326,16 +327,19 @@ class Scheduler:
         for stream, token in zip(running, tokens, strict=True):
             self._hear(stream, token)
 
-    def _num_shared(self, running: Sequence[Stream]) -> int:
+    def _num_shared(self, running: list[Stream]) -> int:
         """Leading positions that one visitor's answers hold alike; 0 where they are too few to matter."""
+        if running != self._sharing[0]:  # mostly they are the same ones as a step ago
+            self._sharing = running, self._count_shared(running)
+        return self._sharing[1]
+
+    def _count_shared(self, running: list[Stream]) -> int:
         sessions = {stream.session for stream in running}
         if len(running) == 1 or len(sessions) > 1 or None in sessions:
             return 0
-        fewest = -(-SHARED_BYTES // ((len(running) - 1) * self._model.kv_shape.bytes_per_token))
-        if min(len(stream.prompt) for stream in running) < fewest:
-            return 0
         num_shared = num_common([stream.keys for stream in running if stream.keys is not None])
-        return num_shared if num_shared >= fewest else 0
+        spared = num_shared * (len(running) - 1) * self._model.kv_shape.bytes_per_token
+        return num_shared if spared >= SHARED_BYTES else 0
 
     def _hear(self, stream: Stream, token: Token) -> None:
         stream.token_ids.append(token.token_id)
@@ -355,7 +359,7 @@ class Scheduler:
             if isinstance(last_news, FinishReason):
                 self._keep(stream)
             self._kv_cache.truncate(0, slot=stream.slot)  # a step looks as far as the longest of its rows
-        stream.embeds = []
+        stream.embeds, self._sharing = [], ([], 0)  # what has ended is held by its reader alone
         stream.news.append(last_news)
         with self._counting:
             self._num_open -= 1
