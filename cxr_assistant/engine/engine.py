@@ -14,9 +14,11 @@ from time import perf_counter
 from typing import TypedDict, Unpack
 
 from cxr_assistant.engine.detokenize import Detokenizer, StopStrings
+from cxr_assistant.engine.limits import Limits
 from cxr_assistant.engine.sampling import Token
-from cxr_assistant.engine.scheduler import Limits, Scheduler, Stream
+from cxr_assistant.engine.scheduler import Scheduler
 from cxr_assistant.engine.service import changes_only
+from cxr_assistant.engine.stream import Stream
 from cxr_assistant.generation import (
     Completed,
     FinishReason,

@@ -7,8 +7,7 @@ whoever wants the next thing of a stream advances all of them by a step, under a
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from threading import Lock
 
 import numpy as np
@@ -17,81 +16,23 @@ from torch import Tensor
 
 from cxr_assistant.engine.cache import FOR_ALL, EmbeddingCache
 from cxr_assistant.engine.graph import make_decoder
-from cxr_assistant.engine.memory import free_bytes, memory_guard
-from cxr_assistant.engine.prefixes import Keys, PrefixStore, num_common, prompt_keys
+from cxr_assistant.engine.limits import Limits, make_slots, prefill_chunk
+from cxr_assistant.engine.memory import memory_guard
+from cxr_assistant.engine.prefixes import PrefixStore, num_common, prompt_keys
 from cxr_assistant.engine.sampling import Sampler, Token, choose
+from cxr_assistant.engine.stream import News, Stream
 from cxr_assistant.errors import Busy
-from cxr_assistant.generation import FinishReason, IsCancelled, Prefilled, Queued, SamplingParams
-from cxr_assistant.models.kv_cache import KVCache
-from cxr_assistant.models.places import SPLIT
-from cxr_assistant.models.vlm import Piece, Prompt, VisionLanguageModel
+from cxr_assistant.generation import FinishReason, Prefilled, Queued
+from cxr_assistant.models.vlm import Piece, VisionLanguageModel
 
-__all__ = ["Limits", "News", "Scheduler", "Stream"]
+__all__ = ["Scheduler"]
 
-MAX_SLOTS = 16
-MAX_WAITING = 64
-CACHE_SHARE = 0.4
-"""Of the memory that is free once the weights are there; the rest is for prefills, towers and prefixes."""
-
-CHUNK_FLOPS = {"cpu": 1e11, "cuda": 7e12}
-"""What a prefill step may cost while others wait for a token: 0.2 to 0.3 s on two CPU cores, 15 ms on an
-H100 (computed). Alone, a prompt is read in steps four times as large: only its own cancel waits for them."""
+ALONE = 4
+"""A prompt is read in pieces so many times as large while nobody else waits: only its own cancel does."""
 
 SHARED_BYTES = 6 * 2**20
 """Keys and values that a step must be spared before it attends to what its answers share by itself: two
 attentions and their sum cost more calls than one."""
-
-CHUNK_RANGE = (16, 512)
-ALONE = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How much one model may take on; `prefill_chunk` of None follows from the size of the model."""
-
-    max_slots: int = MAX_SLOTS
-    max_waiting: int = MAX_WAITING
-    prefill_chunk: int | None = None
-    embedding_bytes: int = 256 * 2**20  # about twenty pictures of LLaVA-Rad, 1369 x 4096 in half precision
-    prefix_bytes: int = 1536 * 2**20  # two whole conversations of LLaVA-Rad, hundreds of the embedded model
-
-
-News = Queued | Prefilled | Token | FinishReason | Exception
-
-
-@dataclass(eq=False)
-class Stream:
-    """One answer in the making. `news` is what its reader has not taken yet; a reason to finish is the last.
-
-    Without a `session` nothing of it is kept; pictures in `public` are kept for all.
-    """
-
-    prompt: Prompt
-    params: SamplingParams
-    is_cancelled: IsCancelled
-    max_new_tokens: int
-    session: str | None = None
-    public: Collection[str] = ()
-    news: deque[News] = field(default_factory=deque)
-    is_withdrawn: bool = False
-    has_ended: bool = False
-    arrival: int = 0
-    position: int = 0  # in the queue; 0 once it has a slot
-    slot: int = -1
-    keys: Keys | None = None  # of the prompt, once its slot was prepared
-    reused: int = 0
-    token_ids: list[int] = field(default_factory=list)
-    sampler: Sampler = field(init=False)
-    embeds: list[Tensor | None] = field(default_factory=list)
-
-    @property
-    def is_running(self) -> bool:
-        """Its prompt is read; every step adds a token."""
-        return bool(self.token_ids)
-
-    @property
-    def wants_to_end(self) -> bool:
-        return self.is_withdrawn or self.is_cancelled()
 
 
 class Scheduler:
@@ -103,9 +44,9 @@ class Scheduler:
         self._embeddings = EmbeddingCache(limits.embedding_bytes)
         self._prefixes = PrefixStore(limits.prefix_bytes)
         with memory_guard("the slots of its answers"):
-            self._kv_cache = _make_slots(model, limits.max_slots)
+            self._kv_cache = make_slots(model, limits.max_slots)
             self._decoder = make_decoder(model, self._kv_cache)
-        self._chunk = limits.prefill_chunk or _prefill_chunk(model)
+        self._chunk = limits.prefill_chunk or prefill_chunk(model)
         self._stepping = Lock()  # held during one step, never across a yield
         self._counting = Lock()
         self._num_open = self._num_arrived = 0
@@ -396,14 +337,6 @@ class Scheduler:
         return self._num_open >= self._kv_cache.num_slots + self._limits.max_waiting
 
 
-def _make_slots(model: VisionLanguageModel, max_slots: int) -> KVCache:
-    """The cache of all streams: as many slots of the whole context as fit into memory, at least one."""
-    block = SPLIT if model.device.type == "cuda" else 1
-    max_tokens = -(-model.processor.context_length // block) * block
-    fitting = int(CACHE_SHARE * free_bytes(model.device) / (max_tokens * model.kv_shape.bytes_per_token))
-    return model.new_cache(max_tokens, num_slots=max(1, min(max_slots, fitting)))
-
-
 def _in_fair_order(waiting: list[Stream], active: list[Stream]) -> list[Stream]:
     """First come, first served, but nobody's second request before another one's first."""
     num_before = Counter(stream.session for stream in active)
@@ -412,9 +345,3 @@ def _in_fair_order(waiting: list[Stream], active: list[Stream]) -> list[Stream]:
         rounds[stream] = 0 if stream.session is None else num_before[stream.session]
         num_before[stream.session] += 1
     return sorted(rounds, key=rounds.__getitem__)
-
-
-def _prefill_chunk(model: VisionLanguageModel) -> int:
-    low, high = CHUNK_RANGE
-    affordable = CHUNK_FLOPS.get(model.device.type, CHUNK_FLOPS["cpu"]) / (2 * model.num_decoder_weights)
-    return int(min(max(affordable, low), high)) // low * low

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from cxr_assistant.engine.engine import Engine
+from cxr_assistant.engine.limits import Limits
 from cxr_assistant.engine.sampling import Token
-from cxr_assistant.engine.scheduler import Limits
 from cxr_assistant.errors import OutOfMemory, PromptTooLong
 from cxr_assistant.generation import (
     Answer,

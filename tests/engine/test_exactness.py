@@ -17,9 +17,9 @@ import torch
 from cxr_assistant.engine import scheduler
 from cxr_assistant.engine.engine import Engine
 from cxr_assistant.engine.graph import EagerDecoder, make_decoder
+from cxr_assistant.engine.limits import Limits
 from cxr_assistant.engine.prefixes import num_common, prompt_keys
 from cxr_assistant.engine.sampling import Token
-from cxr_assistant.engine.scheduler import Limits
 from cxr_assistant.generation import FinishReason, Prefilled, Queued, SamplingParams, collect
 from cxr_assistant.models import places
 from cxr_assistant.models.decoder import DecoderModel

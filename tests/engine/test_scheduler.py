@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from cxr_assistant.engine.engine import Engine
+from cxr_assistant.engine.limits import Limits
 from cxr_assistant.engine.sampling import Token
-from cxr_assistant.engine.scheduler import Limits, Scheduler, Stream
+from cxr_assistant.engine.scheduler import Scheduler
+from cxr_assistant.engine.stream import Stream
 from cxr_assistant.errors import Busy, OutOfMemory
 from cxr_assistant.generation import Completed, FinishReason, Prefilled, Queued, SamplingParams, collect
 from cxr_assistant.models.vlm import Piece, Prompt, VisionLanguageModel
