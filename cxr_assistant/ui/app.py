@@ -6,7 +6,7 @@ Knows Gradio and the handlers (room.py); knows nothing of how a panel looks or w
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -32,6 +32,20 @@ _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidde
 _QUICK: dict[str, Any] = {**_PRIVATE, "concurrency_limit": None}
 
 
+class _Panels(NamedTuple):
+    """What stands on the page, and the two values that every visitor has an own copy of."""
+
+    session: gr.State
+    hanging: gr.State
+    menu: gr.HTML
+    fetch: gr.HTML
+    viewer: gr.HTML
+    strip: gr.HTML
+    synthetic: gr.HTML
+    chat: gr.HTML
+    upload: gr.UploadButton
+
+
 def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Blocks:
     """The whole page around one assistant; nothing is loaded and nothing is fetched to build it."""
     if settings:
@@ -41,75 +55,15 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
     with gr.Blocks(
         title="CXR Assistant", analytics_enabled=False, fill_width=True, delete_cache=(60, 600)
     ) as blocks:
-        session = gr.State(partial(Session, assistant.checkpoint))
-        hanging = gr.State(Hanging())
-        empty = Session(assistant.checkpoint)
-        with gr.Column(elem_id="room"):
-            panel = partial(gr.HTML, apply_default_css=False)
-            panel(
-                masthead(),
-                elem_id="masthead",
-                js_on_load=masthead_script(settings.language if settings else ""),
-            )
-            menu = panel(
-                room.menu_view(empty),
-                html_template=read_asset("panels/menu.html"),
-                js_on_load=read_asset("panels/menu.js"),
-                elem_id="menu",
-            )
-            fetch = panel(
-                room.fetch_view(None),
-                html_template=read_asset("panels/fetch.html"),
-                js_on_load=read_asset("panels/fetch.js"),
-                elem_id="fetch",
-            )
-            viewer = panel(
-                room.viewer_view(empty, Hanging(), ""),
-                html_template=viewer_template(),
-                js_on_load=viewer_script(),
-                elem_id="viewer",
-            )
-            strip = panel(
-                room.strip_view(empty, Hanging(), ""),
-                html_template=read_asset("panels/study.html"),
-                js_on_load=read_asset("panels/study.js"),
-                elem_id="study",
-            )
-            form = render.synthetic_form(assistant.phantom_menu())
-            synthetic = panel(form, elem_id="synthetic", js_on_load=read_asset("panels/synthetic.js"))
-            chat = panel(
-                room.chat_view(empty),
-                html_template=read_asset("workbench/chat.html"),
-                js_on_load=workbench_script(),
-                elem_id="chat",
-            )
-            upload = gr.UploadButton("Add films", file_count="multiple", file_types=None, elem_id="upload")
-        _wire(
-            room,
-            session,
-            hanging,
-            menu=menu,
-            fetch=fetch,
-            viewer=viewer,
-            strip=strip,
-            chat=chat,
-            synthetic=synthetic,
-            upload=upload,
-        )
+        panels = _lay_out(assistant, room, settings.language if settings else "")
+        _wire(room, panels)
         if settings and settings.idle_reset_s:
-            idle = panel(
-                {"seconds": settings.idle_reset_s},
-                html_template=read_asset("theme/idle.html"),
-                js_on_load=read_asset("theme/idle.js"),
-                elem_id="idle",
-            )
-            taken_down = [session, hanging, viewer, strip, chat]
-            idle.reset(room.clear, [session, hanging], taken_down, **_QUICK)
+            _start_anew_when_idle(room, panels, settings.idle_reset_s)
         blocks.unload(room.leave)
         programs = Programs(assistant, room.switchboard)
         open_api(programs, blocks)
     shut_the_rest(blocks)
-    find_session = partial(_find_session, blocks, session._id)
+    find_session = partial(_find_session, blocks, panels.session._id)
     blocks.desk = Desk(room.switchboard, room.fetches, assistant, find_session)
     blocks.own_routes = [
         *film_routes(find_session, room.picture_as_seen),
@@ -121,19 +75,50 @@ def build_app(assistant: Assistant, settings: Settings | None = None) -> gr.Bloc
     return blocks.queue(api_open=False, max_size=None, default_concurrency_limit=limit)
 
 
-def _wire(
-    room: ReadingRoom,
-    session: gr.State,
-    hanging: gr.State,
-    upload: gr.UploadButton,
-    *,
-    menu: gr.HTML,
-    fetch: gr.HTML,
-    viewer: gr.HTML,
-    strip: gr.HTML,
-    chat: gr.HTML,
-    synthetic: gr.HTML,
-) -> None:
+def _lay_out(assistant: Assistant, room: ReadingRoom, language: str) -> _Panels:
+    """Every panel as a visitor finds it who has no film yet."""
+    empty = Session(assistant.checkpoint)
+    session, hanging = gr.State(partial(Session, assistant.checkpoint)), gr.State(Hanging())
+    with gr.Column(elem_id="room"):
+        _panel("masthead", masthead(), masthead_script(language))
+        return _Panels(
+            session,
+            hanging,
+            menu=_panel("menu", room.menu_view(empty), *_files("panels/menu")),
+            fetch=_panel("fetch", room.fetch_view(None), *_files("panels/fetch")),
+            viewer=_panel(
+                "viewer", room.viewer_view(empty, Hanging(), ""), viewer_script(), viewer_template()
+            ),
+            strip=_panel("study", room.strip_view(empty, Hanging(), ""), *_files("panels/study")),
+            synthetic=_panel(
+                "synthetic",
+                render.synthetic_form(assistant.phantom_menu()),
+                read_asset("panels/synthetic.js"),
+            ),
+            chat=_panel("chat", room.chat_view(empty), workbench_script(), read_asset("workbench/chat.html")),
+            upload=gr.UploadButton("Add films", file_count="multiple", file_types=None, elem_id="upload"),
+        )
+
+
+def _panel(name: str, view: Any, script: str, template: str | None = None) -> gr.HTML:
+    """A panel under an element of that name: HTML as it is, or a view that fills a template."""
+    filled = {} if template is None else {"html_template": template}
+    return gr.HTML(view, js_on_load=script, elem_id=name, apply_default_css=False, **filled)
+
+
+def _files(name: str) -> tuple[str, str]:
+    """Script and template of a panel."""
+    return read_asset(f"{name}.js"), read_asset(f"{name}.html")
+
+
+def _start_anew_when_idle(room: ReadingRoom, panels: _Panels, seconds: int) -> None:
+    idle = _panel("idle", {"seconds": seconds}, *_files("theme/idle"))
+    taken_down = [panels.session, panels.hanging, panels.viewer, panels.strip, panels.chat]
+    idle.reset(room.clear, [panels.session, panels.hanging], taken_down, **_QUICK)
+
+
+def _wire(room: ReadingRoom, panels: _Panels) -> None:
+    session, hanging, menu, fetch, viewer, strip, synthetic, chat, upload = panels
     seen, streamed = [session, hanging], [session, chat]
     everything, hung = [session, hanging, viewer, strip, chat], [hanging, viewer, strip]
     for name in ("send", "retry", "edit"):
