@@ -144,7 +144,7 @@ class _Taken:
             answered = self._ask(contender, asked, "new_image_s")
             self._note(contender, "token_s", answered.token_s)
             said[contender.name] = answered
-        # A machine that others share may give more a moment later: no ceiling is below what was reached.
+        # A machine that others share may give more a moment later: the higher of two counts.
         self.read_rates.append(max(read_rate, self._read_rate(positions)))
         if len({answered.text for answered in said.values()}) > 1:
             self._note_partings(repetition, prompt)

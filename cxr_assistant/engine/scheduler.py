@@ -28,7 +28,8 @@ from cxr_assistant.models.vlm import Piece, VisionLanguageModel
 __all__ = ["Scheduler"]
 
 ALONE = 4
-"""A prompt is read in pieces so many times as large while nobody else waits: only its own cancel does."""
+"""A prompt is read in pieces so many times as large while no other answer is being made: only its own cancel
+waits for them."""
 
 SHARED_BYTES = 6 * 2**20
 """Keys and values that a step must be spared before it attends to what its answers share by itself: two
@@ -276,7 +277,7 @@ class Scheduler:
 
     def _count_shared(self, running: list[Stream]) -> int:
         sessions = {stream.session for stream in running}
-        if len(running) == 1 or len(sessions) > 1 or None in sessions:
+        if not self._decoder.is_eager or len(running) == 1 or len(sessions) > 1 or None in sessions:
             return 0
         num_shared = num_common([stream.keys for stream in running if stream.keys is not None])
         spared = num_shared * (len(running) - 1) * self._model.kv_shape.bytes_per_token
@@ -321,6 +322,7 @@ class Scheduler:
                     stream.session = None  # what it still reads is not kept either
             self._prefixes.forget(session)
             self._embeddings.forget(session)
+            self._sharing = [], 0
 
     @property
     def _shares_passes(self) -> bool:

@@ -40,7 +40,7 @@ JOB = b"J"  # with two descriptors: the socket of the job, and the file
 _COURTESY = 5  # added to the nice value: the side that faces people goes before a decoder
 _PROCESSORS = 2  # of which a decoder may use several at once
 _READY_BYTES = 12 << 20  # of the room: a film of 2048 x 2500 pixels and some tables
-_HEAP_BYTES = 28 << 20  # such a film as picture, bytes and array; malloc would map more than 32 MiB
+_HEAP_BYTES = 28 << 20  # such a film, and what a decoder needs beside it; malloc would map more than 32 MiB
 _PATIENCE_S = 0.1  # of a child before it makes itself ready: the next of several films comes sooner
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38  # linux/prctl.h

@@ -132,7 +132,8 @@ class DecoderModel(VisionLanguageModel):
         self, embeds: Tensor, kv_cache: KVCache, slots: Sequence[int], num_shared: int = 0
     ) -> tuple[Tensor, Step]:
         """Embeddings (B, D) of the rising `slots` and of those in between, which are free or still reading:
-        their row is computed and thrown away, and shares nothing with the others."""
+        their row is computed and thrown away. Then nobody shares: such a row could have nothing of its own to
+        attend to, and write numbers that are none into memory that others mask but multiply with."""
         assert self._written is not None
         first, last = slots[0], slots[-1]
         if last - first + 1 > len(slots):

@@ -11,6 +11,7 @@ first two stand side by side in a `Mixed`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -134,7 +135,7 @@ class Step:
 
     def __init__(self, rotary: RotaryTable, first: int, lengths: Sequence[int], num_shared: int = 0) -> None:
         self._rotary, self._first = rotary, first
-        self._num_shared = num_shared if len(lengths) > 1 else 0
+        self._num_shared = num_shared if len(lengths) > 1 and _gives_sums() else 0
         self._rows = slice(first, first + len(lengths))
         self._longest = max(lengths) + 1
         rotary.extend(self._longest)
@@ -202,6 +203,19 @@ def _attention_and_sum(
         queries, keys, values, attn_mask=mask
     )
     return found
+
+
+@cache
+def _gives_sums() -> bool:
+    """True where this version of torch has that kernel and it means what it meant; it is not public."""
+    states = torch.linspace(-1.0, 1.0, 12).view(1, 1, 3, 4)
+    try:
+        found, sums = _attention_and_sum(states, states, states)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False
+    scores = states @ states.transpose(2, 3) * states.shape[-1] ** -0.5
+    is_same = torch.allclose(found, scores.softmax(-1) @ states, atol=1e-5)
+    return is_same and torch.allclose(sums.flatten(), scores.logsumexp(-1).flatten(), atol=1e-5)
 
 
 class Mixed:
