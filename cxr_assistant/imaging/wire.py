@@ -66,7 +66,7 @@ def pack_error(error: StudyError) -> bytes:
     return json.dumps({"error": [type(error).__name__, error.code, error.message, error.hint]}).encode()
 
 
-def unpack(facts: bytes, blob: bytearray) -> Radiograph:
+def unpack(facts: bytes, blob: bytes) -> Radiograph:
     """The radiograph that a child packed; raises the StudyError that it packed instead.
 
     Nothing that arrives is believed: whatever does not fit raises `internal`.
