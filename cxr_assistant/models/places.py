@@ -211,7 +211,7 @@ def _gives_sums() -> bool:
     states = torch.linspace(-1.0, 1.0, 12).view(1, 1, 3, 4)
     try:
         found, sums = _attention_and_sum(states, states, states)
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+    except (AttributeError, RuntimeError, TypeError, ValueError):  # gone, or called or answering otherwise
         return False
     scores = states @ states.transpose(2, 3) * states.shape[-1] ** -0.5
     is_same = torch.allclose(found, scores.softmax(-1) @ states, atol=1e-5)
