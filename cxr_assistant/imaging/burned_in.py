@@ -8,27 +8,38 @@ letter, misses large, faint or handwritten text, and is a hint: neither "yes" no
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["seems_to_contain_text"]
+from cxr_assistant.imaging import notices
+from cxr_assistant.study import Radiograph
+
+__all__ = ["seems_to_contain_text", "with_text_hint"]
 
 _SCALES_PX = (1, 2, 3, 4)  # a stroke is at most twice as wide
 _LARGE_FILM_PX = 1500  # letters with strokes of one pixel are for small pictures
 _CONTRAST = 0.35  # of the picture's own range; anatomy changes more slowly
-_CELL = (6, 40)  # height, even, and width of a cell in units of the scale: some four letters
+_CELL = (6, 40)  # height and width of a cell in units of the scale: some four letters
 _MIN_STROKES = 4
-_MIN_ROWS = 3  # of a cell
+_MIN_ROWS = 3  # of a cell, whose height is a multiple of it
 _MIN_NEIGHBOURS = 2  # cells side by side: a side marker with initials fills one cell, a name two or more
 _SLAB_ROWS = 128  # half a megabyte of a film, which a core's own cache holds
 _FEWEST_PIXELS = _MIN_STROKES * _MIN_ROWS * _MIN_NEIGHBOURS  # with less there is nothing to look for
 
 
+def with_text_hint(radiograph: Radiograph) -> Radiograph:
+    """`radiograph` with a notice when there may be text in it and the file itself does not say so."""
+    if notices.BURNED_IN in radiograph.notices or not seems_to_contain_text(radiograph.stored):
+        return radiograph
+    return replace(radiograph, notices=(*radiograph.notices, notices.MAYBE_BURNED_IN))
+
+
 def seems_to_contain_text(pixels: NDArray[np.integer[Any]]) -> bool:
     """Whether two neighbouring cells of (H, W) `pixels` are full of strokes, bright or dark."""
-    every = 8 if min(pixels.shape) > _LARGE_FILM_PX else 4
+    every = 16 if min(pixels.shape) > _LARGE_FILM_PX else 4
     low, high = (float(value) for value in np.percentile(pixels[::every, ::every], [1, 99]))
     threshold = int(_CONTRAST * max(high - low, 1.0))
     first = 1 if min(pixels.shape) > _LARGE_FILM_PX else 0
@@ -42,18 +53,18 @@ def seems_to_contain_text(pixels: NDArray[np.integer[Any]]) -> bool:
 
 def _lively_bands(rows_HW: NDArray[np.integer[Any]], threshold: int, reach: int) -> NDArray[np.int32]:
     """The bands of rows in which a cell could be full. A stroke needs a step up and a step down, and most
-    rows of most films have none: the look at strokes is for the few that are left. Every other row is asked,
-    as strokes are upright; text that stands in odd rows alone, as one field of a video does, is missed."""
+    rows of most films have none: the look at strokes is for the few that are left. One row in `_MIN_ROWS` is
+    asked, so that of as many rows side by side one always is; text in every other row alone may be missed."""
     height, columns = _CELL[0], rows_HW.shape[1]
     num_bands = len(rows_HW) // height
     if num_bands == 0:
         return np.zeros((0, columns), np.int32)
-    every_other = rows_HW[: num_bands * height : 2]
+    asked = rows_HW[: num_bands * height : _MIN_ROWS]
     is_row = np.concatenate([  # slab by slab, so that what is compared stays in the cache
-        _count_steps(every_other[top : top + _SLAB_ROWS], threshold, reach) >= 2 * _MIN_STROKES
-        for top in range(0, len(every_other), _SLAB_ROWS)
+        _count_steps(asked[top : top + _SLAB_ROWS], threshold, reach) >= 2 * _MIN_STROKES
+        for top in range(0, len(asked), _SLAB_ROWS)
     ])  # fmt: skip
-    is_kept = is_row.reshape(num_bands, height // 2).any(axis=1)
+    is_kept = is_row.reshape(num_bands, height // _MIN_ROWS).any(axis=1)
     bands = rows_HW[: num_bands * height].reshape(num_bands, height, columns)
     kept: NDArray[np.int32] = bands[is_kept].reshape(-1, columns).astype(np.int32)
     return kept

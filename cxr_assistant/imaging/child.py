@@ -21,30 +21,34 @@ import time
 from collections.abc import Callable
 from functools import cache
 from mmap import mmap
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
 from cxr_assistant.errors import StudyError
 from cxr_assistant.imaging import wire
+from cxr_assistant.imaging.burned_in import with_text_hint
 from cxr_assistant.imaging.refusals import refusal
 from cxr_assistant.imaging.shared_memory import anonymous_memory, map_memory, map_room, touch
 from cxr_assistant.study import Radiograph
 
-__all__ = ["ANSWER", "JOB", "READY", "REQUEST", "Bounds", "receive", "serve"]
+__all__ = ["FACTS", "JOB", "PIXELS", "READY", "REQUEST", "Bounds", "receive", "serve"]
 
 REQUEST = struct.Struct("!B")  # bytes of the session key, which follows
-ANSWER = struct.Struct("!IQ")  # bytes of the facts, bytes of pixels and tables
+PIXELS = struct.Struct("!Q")  # bytes of pixels and tables, which are in the room now
+FACTS = struct.Struct("!I")  # bytes of the facts, which follow
 READY = b"R"  # from the warm process once, and from each child with a descriptor: its room for the pixels
 JOB = b"J"  # with two descriptors: the socket of the job, and the file
 _COURTESY = 5  # added to the nice value: the side that faces people goes before a decoder
 _PROCESSORS = 2  # of which a decoder may use several at once
 _READY_BYTES = 12 << 20  # of the room: a film of 2048 x 2500 pixels and some tables
 _HEAP_BYTES = 28 << 20  # such a film, and what a decoder needs beside it; malloc would map more than 32 MiB
+_HEAD_START_S = 0.005  # of a child before the next one is forked
 _PATIENCE_S = 0.1  # of a child before it makes itself ready: the next of several films comes sooner
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38  # linux/prctl.h
 
+T = TypeVar("T")
 Decoder = Callable[[memoryview, bytes | None], Radiograph]
 
 
@@ -77,7 +81,9 @@ def serve(control_fd: int, decoder: str, bounds: Bounds) -> None:
             _hand_on(_fork(control, decode, bounds), descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
-        spare = _fork(control, decode, bounds)
+        # Beside its beginning, a third process would keep it or its parent from a processor.
+        is_next_here = bool(select.select([control], [], [], _HEAD_START_S)[0])
+        spare = None if is_next_here else _fork(control, decode, bounds)
 
 
 def _fork(control: socket.socket, decode: Decoder, bounds: Bounds) -> socket.socket | None:
@@ -119,13 +125,14 @@ def _import_everything() -> None:
 
 
 def _rehearse() -> None:
-    """Read two small films: NumPy and Pillow import some of their parts when these are first used, and a
-    child finds a page of a library, or gets its own copy of one, when it first uses it."""
+    """Read two small films and pack them: NumPy and Pillow import some of their parts when these are first
+    used, and a child finds a page of a library, or gets its own copy of one, when it first uses it."""
     from cxr_assistant.imaging.raster import read_jpeg, read_png
 
     png, jpeg = _small_films()
-    read_png(png)
-    read_jpeg(jpeg)
+    for read, film in ((read_png, png), (read_jpeg, jpeg)):
+        radiograph = with_text_hint(read(film))
+        wire.pack_pixels(radiograph), wire.pack_facts(radiograph)
 
 
 @cache
@@ -148,6 +155,7 @@ def _run(line: socket.socket, decode: Decoder, bounds: Bounds) -> NoReturn:
         _forgo_privileges()
         target = anonymous_memory(wire.MAX_BLOB_BYTES)
         room = map_room(target)
+        _settle()
         # Beside a child at work this would take a third of its speed, where two processors are threads of
         # one core, and a film that is there already would wait for it.
         if not select.select([line], [], [], _PATIENCE_S)[0]:
@@ -160,7 +168,7 @@ def _run(line: socket.socket, decode: Decoder, bounds: Bounds) -> NoReturn:
             os.close(target)
             _confine(bounds._replace(memory_bytes=bounds.memory_bytes + len(data) + len(room)))
             (key_bytes,) = REQUEST.unpack(receive(job, REQUEST.size))
-            job.sendall(_answer(decode, data, memoryview(room), bytes(receive(job, key_bytes)) or None))
+            _answer(job, decode, data, memoryview(room), bytes(receive(job, key_bytes)) or None)
         status = 0
     finally:
         os._exit(status)
@@ -173,30 +181,55 @@ def _make_ready(room: mmap) -> None:
     _rehearse()
 
 
-def _answer(decode: Decoder, data: memoryview, room: memoryview, key: bytes | None) -> bytes:
-    """What is said of the file; its pixels and tables are then in `room`."""
+def _answer(
+    job: socket.socket, decode: Decoder, data: memoryview, room: memoryview, key: bytes | None
+) -> None:
+    """Pixels and tables first: the parent copies them while they are looked at for text."""
+
+    found = _or_error(lambda: _placed(decode(data, key), room))
+    if isinstance(found, bytes):
+        facts = found
+        job.sendall(PIXELS.pack(0))
+    else:
+        radiograph, size = found
+        job.sendall(PIXELS.pack(size))
+        facts = _or_error(lambda: wire.pack_facts(with_text_hint(radiograph)))
+    job.sendall(FACTS.pack(len(facts)) + facts)
+
+
+def _placed(radiograph: Radiograph, room: memoryview) -> tuple[Radiograph, int]:
+    """`radiograph`, and how many bytes of it are in `room` now."""
     size = 0
+    for blob in wire.pack_pixels(radiograph):
+        room[size : size + len(blob)] = blob
+        size += len(blob)
+    return radiograph, size
+
+
+def _or_error(work: Callable[[], T]) -> T | bytes:
+    """What `work` returns, or the packed error that it raised."""
     try:
-        facts, blobs = wire.pack(decode(data, key))
-        for blob in blobs:
-            room[size : size + len(blob)] = blob
-            size += len(blob)
+        return work()
     except StudyError as error:
-        facts = wire.pack_error(error)
+        return wire.pack_error(error)
     # Not only Exception: codecs written in Rust panic with a class of their own. Edge of the process.
     except BaseException:
-        facts, size = wire.pack_error(refusal("internal")), 0
-    return ANSWER.pack(len(facts), size) + facts
+        return wire.pack_error(refusal("internal"))
+
+
+def _settle() -> None:
+    """What can be forbidden before there is a file: then it does not wait for that."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, even inside of a codec
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump is patient data
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    _use_few_processors()
 
 
 def _confine(bounds: Bounds) -> None:
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, even inside of a codec
+    """What begins with the file."""
     signal.setitimer(signal.ITIMER_REAL, bounds.wall_s)
     resource.setrlimit(resource.RLIMIT_CPU, (bounds.cpu_s, bounds.cpu_s))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump is patient data
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # no new file or socket; those that are open stay
-    _use_few_processors()
     limit = bounds.memory_bytes
     with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

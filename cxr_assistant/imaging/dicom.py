@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from cxr_assistant.errors import StudyError
 from cxr_assistant.imaging import notices
-from cxr_assistant.imaging.burned_in import seems_to_contain_text
 from cxr_assistant.imaging.codecs import PixelLayout, decode_pixels, transfer_syntax
 from cxr_assistant.imaging.elements import (
     PIXEL_DATA,
@@ -25,7 +24,7 @@ from cxr_assistant.imaging.elements import (
 )
 from cxr_assistant.imaging.header import Header
 from cxr_assistant.imaging.pseudonyms import day_offset, patient_hash
-from cxr_assistant.imaging.refusals import check_size, colour_refusal, refusal
+from cxr_assistant.imaging.refusals import check_not_blank, check_size, colour_refusal, refusal
 from cxr_assistant.imaging.window_names import clean_explanation
 from cxr_assistant.study import (
     PHANTOM_MARK,
@@ -120,10 +119,7 @@ def _radiograph(data_set: DataSet, header: Header, uid: str, session_key: bytes 
     modality = _modality(header, data_set)
     windows, bad_windows = _windows(header)
     stored = _to_gray(decode_pixels(data_set, layout, uid), photometric)
-    if stored.min() == stored.max():
-        raise refusal("blank")
-    if notices.BURNED_IN not in remarks and seems_to_contain_text(stored):
-        remarks.append(notices.MAYBE_BURNED_IN)
+    check_not_blank(stored)
     orientation = _orientation(header)
     view = _view(header, data_set, orientation)
     if bad_windows:

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cxr_assistant.imaging import notices
-from cxr_assistant.imaging.burned_in import seems_to_contain_text
 from cxr_assistant.imaging.codestreams import walk_jpeg
 from cxr_assistant.imaging.png import walk_png
-from cxr_assistant.imaging.refusals import check_size, refusal
+from cxr_assistant.imaging.refusals import check_not_blank, check_size, refusal
 from cxr_assistant.study import PHANTOM_MARK, Radiograph
 
 __all__ = ["read_jpeg", "read_png"]
@@ -67,12 +66,9 @@ def read_jpeg(data: bytes | memoryview) -> Radiograph:
 def _radiograph(
     pixels: Pixels, source: str, remarks: list[str], is_cast: bool, is_phantom: bool
 ) -> Radiograph:
-    if pixels.min() == pixels.max():
-        raise refusal("blank")
+    check_not_blank(pixels)
     if is_cast:
         remarks.append(notices.COLOUR)
-    if seems_to_contain_text(pixels):
-        remarks.append(notices.MAYBE_BURNED_IN)
     if min(pixels.shape) < _SMALL_SIDE_PX:
         remarks.append(notices.SMALL)
     return Radiograph(
@@ -88,6 +84,7 @@ def _decode(minimal: bytes, picture_format: str) -> tuple[Pixels, bool]:
     """Gray pixels, and whether the picture has a colour cast."""
     try:
         with Image.open(io.BytesIO(minimal), formats=[picture_format]) as picture:
+            picture.decodermaxblock = len(minimal)  # a decoder that runs dry does a row of blocks twice
             return _gray(picture, _load(picture))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error):
         # What Pillow raises on damage; its texts stay here.

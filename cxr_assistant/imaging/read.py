@@ -1,7 +1,7 @@
 """Untrusted bytes -> Radiograph: the format is recognised by content, the decoding happens elsewhere.
 
 Knows the three formats by their first bytes. `read_radiograph` is for everyone and imports no decoder;
-`decode_radiograph` is what the disposable child runs.
+`decode_stored` is what the disposable child runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from cxr_assistant.imaging import refusals
 from cxr_assistant.imaging.refusals import refusal
 from cxr_assistant.study import Radiograph
 
-__all__ = ["FileFormat", "decode_radiograph", "read_radiograph", "recognise"]
+__all__ = ["FileFormat", "decode_radiograph", "decode_stored", "read_radiograph", "recognise"]
 
 _ARCHIVES = (
     b"PK\x03\x04",
@@ -45,7 +45,14 @@ def read_radiograph(data: bytes, *, session_key: bytes | None = None) -> Radiogr
 
 
 def decode_radiograph(data: bytes | memoryview, session_key: bytes | None) -> Radiograph:
-    """The same in this process: for the child, and for bytes that the project made itself."""
+    """The same in this process, for bytes that the project made itself."""
+    from cxr_assistant.imaging.burned_in import with_text_hint
+
+    return with_text_hint(decode_stored(data, session_key))
+
+
+def decode_stored(data: bytes | memoryview, session_key: bytes | None) -> Radiograph:
+    """The same without the look for text: a child gives the pixels away before it looks."""
     match recognise(data):
         case FileFormat.DICOM:
             from cxr_assistant.imaging.dicom import read_dicom

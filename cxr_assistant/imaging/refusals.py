@@ -6,7 +6,10 @@ what can vary is a size, a modality from a fixed table, or the UID of a transfer
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cxr_assistant.errors import (
     EmptyFile,
@@ -18,8 +21,9 @@ from cxr_assistant.errors import (
     UnusableImage,
 )
 
-__all__ = ["check_size", "colour_refusal", "refusal"]
+__all__ = ["check_not_blank", "check_size", "colour_refusal", "refusal"]
 
+_GLANCE = 64  # rows and columns between the pixels that are looked at first
 MAX_UPLOAD_BYTES = 64 << 20
 MAX_PIXELS = 40_000_000  # the largest flat panels have about 18 million
 MIN_SIDE_PX = 32
@@ -96,3 +100,11 @@ def check_size(width: int, height: int) -> None:
     if min(width, height) < MIN_SIDE_PX or max(width, height) > MAX_ASPECT * min(width, height):
         found = f"The image is too small to read: {width} x {height} pixels; each side needs {MIN_SIDE_PX}"
         raise refusal("too_small", f"{found}, at most 1:{MAX_ASPECT}.")
+
+
+def check_not_blank(pixels: NDArray[np.integer[Any]]) -> None:
+    """Raise when all of (H, W) `pixels` are the same; few of them nearly always tell that they are not."""
+    for seen in (pixels[::_GLANCE, ::_GLANCE], pixels):
+        if seen.min() != seen.max():
+            return
+    raise refusal("blank")

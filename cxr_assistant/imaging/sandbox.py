@@ -10,6 +10,7 @@ import atexit
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -18,14 +19,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from cxr_assistant.imaging import wire
-from cxr_assistant.imaging.child import ANSWER, JOB, READY, REQUEST, Bounds, receive
+from cxr_assistant.imaging.child import FACTS, JOB, PIXELS, READY, REQUEST, Bounds, receive
 from cxr_assistant.imaging.refusals import refusal
 from cxr_assistant.imaging.shared_memory import anonymous_memory, copy_from, write_memory
 from cxr_assistant.study import Radiograph
 
 __all__ = ["Bounds", "Sandbox", "default_sandbox"]
 
-_DECODER = "cxr_assistant.imaging.read:decode_radiograph"
+_DECODER = "cxr_assistant.imaging.read:decode_stored"
 _BOOT = (
     "import json, sys; path, fd, decoder, bounds = json.loads(sys.argv[1]); sys.path[:] = path; "
     "from cxr_assistant.imaging.child import Bounds, serve; serve(fd, decoder, Bounds(*bounds))"
@@ -108,8 +109,7 @@ class Sandbox:
     def _decode(self, data: bytes, session_key: bytes | None) -> Radiograph:
         with _closing(_memory_with(data)) as source, self._hand_over(source, session_key or b"") as job:
             with _closing(self._await_child(job)) as room:
-                facts, num_blob = self._await_answer(job)
-                return wire.unpack(facts, copy_from(room, num_blob))
+                return wire.unpack(*self._await_answer(job, room))
 
     def _await_child(self, job: socket.socket) -> int:
         """The memory in which the child will leave pixels and tables; it has not seen the file yet."""
@@ -123,19 +123,21 @@ class Sandbox:
         os.set_inheritable(descriptors[0], False)  # as every other descriptor here; recv_fds does not say so
         return descriptors[0]
 
-    def _await_answer(self, job: socket.socket) -> tuple[bytes, int]:
-        """What the child says of the file, and how many bytes of pixels and tables it left in the memory."""
-        deadline = self._deadline()
-        try:
-            num_facts, num_blob = ANSWER.unpack(receive(job, ANSWER.size, deadline))
-            if num_facts > wire.MAX_FACTS_BYTES or num_blob > wire.MAX_BLOB_BYTES:
+    def _await_answer(self, job: socket.socket, room: int) -> tuple[bytes, bytes]:
+        """What the child says of the file, and a copy of the pixels and tables that it left in the memory."""
+        deadline = time.monotonic() + self._bounds.wall_s + _GRACE_S
+
+        def await_number(number: struct.Struct, largest: int) -> int:
+            (count,) = number.unpack(receive(job, number.size, deadline))
+            if count > largest:
                 raise _Died
-            return bytes(receive(job, num_facts, deadline)), num_blob
+            return int(count)
+
+        try:
+            blob = copy_from(room, await_number(PIXELS, wire.MAX_BLOB_BYTES))
+            return bytes(receive(job, await_number(FACTS, wire.MAX_FACTS_BYTES), deadline)), blob
         except OSError:  # closed, reset, or silent beyond the child's own alarm
             raise _Died from None
-
-    def _deadline(self) -> float:
-        return time.monotonic() + self._bounds.wall_s + _GRACE_S
 
     def _hand_over(self, source: int, key: bytes) -> socket.socket:
         """Our end of a socket whose other end belongs to a child that sees `source` and is asked for it."""

@@ -21,7 +21,7 @@ from cxr_assistant.imaging.refusals import check_size, refusal
 from cxr_assistant.imaging.window_names import clean_explanation
 from cxr_assistant.study import LinearRescale, LookupTable, Radiograph, ViewPosition, VoiFunction, Window
 
-__all__ = ["MAX_BLOB_BYTES", "MAX_FACTS_BYTES", "pack", "pack_error", "unpack"]
+__all__ = ["MAX_BLOB_BYTES", "MAX_FACTS_BYTES", "pack_error", "pack_facts", "pack_pixels", "unpack"]
 
 MAX_FACTS_BYTES = 1 << 16
 MAX_BLOB_BYTES = 100 << 20  # 40 million 16-bit pixels and a few tables
@@ -42,24 +42,33 @@ _PLAIN_FIELDS = {  # copied as they are, after a look at their type
 _MAY_BE_NONE = frozenset({"day_offset", "patient_hash", "modality_code"})
 
 
-def pack(radiograph: Radiograph) -> tuple[bytes, list[memoryview]]:
-    """Facts and blobs of `radiograph`: first the pixels, then the tables."""
+def pack_pixels(radiograph: Radiograph) -> list[memoryview]:
+    """What lies in the shared memory: first the pixels, then the tables."""
+    arrays = [radiograph.stored, *(table.values for table in _packed_tables(radiograph))]
+    return [np.ascontiguousarray(array).data.cast("B") for array in arrays]
+
+
+def pack_facts(radiograph: Radiograph) -> bytes:
+    """All else that is known of `radiograph`."""
     r = radiograph
-    tables = [table for table in (r.modality, *r.voi_luts) if isinstance(table, LookupTable)]
     facts = {
         **{name: getattr(r, name) for name in _PLAIN_FIELDS},
         "shape": r.stored.shape,
         "dtype": r.stored.dtype.name,
         "rescale": None if isinstance(r.modality, LookupTable) else [r.modality.slope, r.modality.intercept],
-        "tables": [[t.first_mapped, len(t.values), t.bits, t.explanation] for t in tables],
+        "tables": [[t.first_mapped, len(t.values), t.bits, t.explanation] for t in _packed_tables(r)],
         "windows": [[w.center, w.width, w.function.value, w.explanation] for w in r.windows],
         "view": r.view.value,
         "orientation": r.orientation,
         "spacing": r.pixel_spacing_mm,
         "notices": [NOTICE_IDS[notice] for notice in r.notices],
     }
-    blobs = [np.ascontiguousarray(array) for array in (r.stored, *(t.values for t in tables))]
-    return json.dumps(facts).encode(), [blob.data.cast("B") for blob in blobs]
+    return json.dumps(facts).encode()
+
+
+def _packed_tables(radiograph: Radiograph) -> list[LookupTable]:
+    tables = (radiograph.modality, *radiograph.voi_luts)
+    return [table for table in tables if isinstance(table, LookupTable)]
 
 
 def pack_error(error: StudyError) -> bytes:

@@ -41,6 +41,15 @@ def test_a_clean_film_and_a_side_marker_are_not(text: str, size: int, height: in
     assert not seems_to_contain_text(labelled(text, size, height, width))
 
 
+@pytest.mark.parametrize("top", range(4))
+def test_a_line_of_three_rows_is_noticed_wherever_it_stands_in_a_band(top: int) -> None:
+    """Few rows are asked whether anything is in them: of three side by side, one always is."""
+    film = np.full((300, 480), 100, np.uint8)
+    film[::2] = 101
+    film[60 + top : 63 + top, 80:240:8] = 255
+    assert seems_to_contain_text(film)
+
+
 def test_the_reader_says_it_for_every_format() -> None:
     film = labelled("DOE^JANE 1970-02-03", 18)
     for data in (picture(film), picture(film, "JPEG", quality=90), dicom(film, 8)):

@@ -34,6 +34,12 @@ def test_16_bit_gray_keeps_its_range() -> None:
     assert (shown.min(), shown.max()) == (0, 1)
 
 
+def test_a_film_with_one_pixel_that_differs_is_not_blank() -> None:
+    film = np.full((300, 280), 9, np.uint16)
+    film[101, 77] = 10
+    np.testing.assert_array_equal(decode_radiograph(picture(film), None).stored, film)
+
+
 def test_a_pillow_that_takes_memory_of_its_own_changes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
     def takes_its_own(opened: ImageFile.ImageFile) -> None:
         opened.im = Image.new(opened.mode, opened.size).im

@@ -53,7 +53,7 @@ def test_a_decoder_that_goes_wrong_is_one_sentence(faulty: Sandbox, fault: str) 
 
 
 def test_films_in_a_row_and_after_a_rest_are_read_alike() -> None:
-    """By children that had no time to make themselves ready, and by one that had."""
+    """By children that are forked when they are asked for, and by one that could make itself ready."""
     with closing(Sandbox()) as sandbox:
         in_a_row = [sandbox.decode(FILM, None) for _ in range(4)]
         time.sleep(4 * child._PATIENCE_S)
@@ -157,7 +157,7 @@ def test_no_child_and_no_descriptor_is_left_behind() -> None:
 def test_the_child_gives_what_decoding_in_process_gives(data: bytes) -> None:
     here, there = decode_radiograph(data, b"k" * 32), read_radiograph(data, session_key=b"k" * 32)
     assert here.digest == there.digest
-    assert wire.pack(here)[0] == wire.pack(there)[0]
+    assert wire.pack_facts(here) == wire.pack_facts(there)
     with pytest.raises(ValueError, match="read-only"):
         there.stored[0, 0] = 1
 
@@ -178,7 +178,7 @@ def test_the_reading_process_imports_no_decoder() -> None:
 
 
 def packed(**changes: object) -> bytes:
-    facts = json.loads(wire.pack(decode_radiograph(FILM, None))[0])
+    facts = json.loads(wire.pack_facts(decode_radiograph(FILM, None)))
     return json.dumps({**facts, **changes}).encode()
 
 
