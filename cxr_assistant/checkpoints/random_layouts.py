@@ -13,7 +13,7 @@ from cxr_assistant.checkpoints.random_sizes import Sizes
 from cxr_assistant.checkpoints.spec import Checkpoint
 from cxr_assistant.checkpoints.tensors import TensorSpec
 
-__all__ = ["Layout", "layout_of"]
+__all__ = ["Layout", "family_of", "layout_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,13 @@ _PHI_BASE_VOCABULARY = 50_257
 
 def layout_of(checkpoint: Checkpoint, sizes: Sizes) -> tuple[Layout, ...]:
     """One layout per repository, in the order of the checkpoint's files."""
-    family = checkpoint.name.split("-srrg-")[0]
-    return {"llava-rad": _llava_rad, "chexagent": _chexagent, "cxr-llava": _cxr_llava}[family](sizes)
+    families = {"llava-rad": _llava_rad, "chexagent": _chexagent, "cxr-llava": _cxr_llava}
+    return families[family_of(checkpoint)](sizes)
+
+
+def family_of(checkpoint: Checkpoint) -> str:
+    """The name of the checkpoint whose layout this one has: fine-tunes are published as their parent is."""
+    return checkpoint.name.split("-srrg-")[0]
 
 
 # -------------------------------------------------------------------- LLaVA-Rad

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cxr_assistant.checkpoints.random_layouts import Layout, layout_of
+from cxr_assistant.checkpoints.random_layouts import Layout, family_of, layout_of
 from cxr_assistant.checkpoints.random_sizes import PUBLISHED_SIZES, Sizes
 from cxr_assistant.checkpoints.random_tokenizers import write_byte_level_bpe, write_sentencepiece
 from cxr_assistant.checkpoints.spec import Checkpoint
@@ -44,7 +44,7 @@ def write_random_checkpoint(
         raise CheckpointError(
             "The folder is not empty.", hint="Name a folder that is empty or not there yet."
         )
-    sizes = sizes or PUBLISHED_SIZES.get(checkpoint.name.split("-srrg-")[0])
+    sizes = sizes or PUBLISHED_SIZES.get(family_of(checkpoint))
     if sizes is None:
         raise CheckpointError(
             f"{checkpoint.title} has no published layout to imitate.",
