@@ -31,8 +31,7 @@ def test_reading_in_the_child_costs_what_is_allowed(figure: Figure) -> None:
     beyond = {n: row for n, row in rows.items() if row["child_ms"] > row["allowed_ms"] * crowd}
     assert beyond == {}
     grown = {n: row["in_grown_heap"] for n, row in rows.items()}
-    too_slow = {n for n, row in grown.items() if row["child_ms"] > row["allowed_ms"] * crowd}
-    assert too_slow <= {"JPEG"}, "Pillow reads one in 9 ms; the child needs 4 more, 1.3 times allows 3"
+    assert {n for n, row in grown.items() if row["child_ms"] > row["allowed_ms"] * crowd} == set()
     for name, row in rows.items():
         figure(f"{name}: child over naive", row["extra_ms"], "ms")
 
