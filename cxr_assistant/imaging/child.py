@@ -132,7 +132,8 @@ def _rehearse() -> None:
     png, jpeg = _small_films()
     for read, film in ((read_png, png), (read_jpeg, jpeg)):
         radiograph = with_text_hint(read(film))
-        wire.pack_pixels(radiograph), wire.pack_facts(radiograph)
+        wire.pack_pixels(radiograph)
+        wire.pack_facts(radiograph)
 
 
 @cache
@@ -185,7 +186,6 @@ def _answer(
     job: socket.socket, decode: Decoder, data: memoryview, room: memoryview, key: bytes | None
 ) -> None:
     """Pixels and tables first: the parent copies them while they are looked at for text."""
-
     found = _or_error(lambda: _placed(decode(data, key), room))
     if isinstance(found, bytes):
         facts = found

@@ -9,6 +9,7 @@ import socket
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,13 @@ def _flood() -> Any:
     raise Panic
 
 
+class _Deadly:
+    """Notices that end the child when it comes to the facts: its pixels are with the parent by then."""
+
+    def __contains__(self, _: object) -> bool:
+        os._exit(0)
+
+
 def _trickle() -> Any:
     """Taken over: no alarm, and a byte now and then to whoever listens."""
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -103,5 +111,7 @@ _FAULTS = {
     "write": _write,
     "flood": _flood,
     "trickle": _trickle,
+    "pixels-and-no-facts": lambda: replace(_fine(), notices=("a sentence of nobody",)),
+    "pixels-and-death": lambda: replace(_fine(), notices=_Deadly()),
     "not-a-radiograph": lambda: "<b>not a radiograph</b>",
 }

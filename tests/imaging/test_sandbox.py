@@ -41,7 +41,7 @@ def faulty() -> Iterator[Sandbox]:
 @pytest.mark.parametrize(
     "fault",
     ["abort", "segfault", "kill", "exit", "panic", "spin", "sleep", "allocate", "open", "connect", "pipe",
-     "write", "flood", "trickle", "not-a-radiograph"],
+     "write", "flood", "trickle", "pixels-and-no-facts", "pixels-and-death", "not-a-radiograph"],
 )  # fmt: skip
 def test_a_decoder_that_goes_wrong_is_one_sentence(faulty: Sandbox, fault: str) -> None:
     Path(WRITTEN).unlink(missing_ok=True)
