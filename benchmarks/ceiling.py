@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from cxr_assistant.models.layers import head_width
+from cxr_assistant.models.stem import StemmedPatches
 
 __all__ = ["Rates", "Work", "measure_flops_per_s", "measure_read_bytes_per_s", "measure_work", "synchronize"]
 
@@ -140,6 +141,8 @@ def _encode_flops(model: Any) -> float:
     blocks = _num_weights(tower.encoder) * share * 2.0 * patches
     attention = 4.0 * patches**2 * vision.hidden_size * num_needed
     pixels = 2.0 * patches * vision.num_channels * vision.patch_size**2 * vision.hidden_size
+    stems = (module for module in tower.modules() if isinstance(module, StemmedPatches))
+    pixels += 2.0 * sum(stem.num_added_products(vision.image_size) for stem in stems)
     return float(blocks + attention + pixels + 2.0 * num_tokens * _num_weights(model.projector))
 
 

@@ -1,8 +1,9 @@
 """The embedded model: LLaVA-Rad's architecture made small, trained on this project's phantoms.
 
 Reads one synthetic radiograph of any view and a short conversation; writes findings, answers and the
-view in the words of its training. Dinov2 tower (336 pixels; the film and two maps of its structure),
-two-layer projector, small Llama; weights are committed in weights/embedded and made anew by `training/`.
+view in the words of its training. Dinov2 tower (336 pixels; the film and two maps of its structure; a small
+convolutional stem beside its patches), two-layer projector, small Llama; weights are committed in
+weights/embedded and made anew by `training/`.
 No paper. Licence: that of the project. Known weakness: it has seen phantoms alone and knows nothing of
 patients.
 """
@@ -44,7 +45,7 @@ CHECKPOINT = Checkpoint(
     title="Embedded phantom model",
     summary="Small, offline, answers at once; understands synthetic radiographs only.",
     repository="weights/embedded",
-    revision="09df15dfbd6ab4d5bc829469c0bf379949d04700",  # SHA-1 of weights/embedded/model.safetensors
+    revision="97e03d0e0ac7dc5dffa9f262d466c43a79dab7ce",  # SHA-1 of weights/embedded/model.safetensors
     files=(),
     licence=Licence(
         name="Apache-2.0",
@@ -93,7 +94,7 @@ CHECKPOINT = Checkpoint(
     ),
     cannot=("Read a radiograph of a person: such a film is recognised and refused", "Compare with a prior"),
     weakness="It has seen phantoms alone; what it says means nothing for a patient.",
-    num_parameters=4_908_864,
+    num_parameters=5_210_016,
     max_new_tokens=256,
     is_embedded=True,
 )

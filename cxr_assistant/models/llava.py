@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from cxr_assistant.models.decoder import DecoderModel
+from cxr_assistant.models.stem import add_stem
 from cxr_assistant.models.vlm import Processor
 
 __all__ = ["StockLlava", "make_config", "make_empty", "tower_hidden_states"]
@@ -70,7 +71,14 @@ def make_config(stored: Mapping[str, Any]) -> Any:
 
 
 def make_empty(config: Any) -> Any:
-    """`LlavaForConditionalGeneration` of a configuration, with whatever its constructor fills in."""
+    """`LlavaForConditionalGeneration` of a configuration, with whatever its constructor fills in.
+
+    A `stem_width` in its vision_config, which is this project's own, puts a stem beside the patch embedding.
+    """
     from transformers import LlavaForConditionalGeneration
 
-    return LlavaForConditionalGeneration(config)
+    llava = LlavaForConditionalGeneration(config)
+    stem_width = getattr(config.vision_config, "stem_width", None)
+    if stem_width is not None:
+        add_stem(llava.model.vision_tower, stem_width)
+    return llava

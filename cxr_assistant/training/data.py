@@ -46,7 +46,7 @@ SEVERITY = tuple((k, s) for k in KINDS if k.severities for s in (tuple(Side) if 
 @dataclass(frozen=True, eq=False)
 class Shard:
     """N pictures: `images` (N, C, S, S) uint8 as the tower sees them before normalisation, mapped from disk
-    so that the processes of a team share them; `masks` (N, K, P, P) uint8, the covered share of each patch
+    so that the processes of a team share them; `masks` (N, K, G, G) uint8, the covered share of each cell
     in 1/255; labels (N, ...) int8 with IGNORED; `records` words."""
 
     images: NDArray[np.uint8]
@@ -69,7 +69,7 @@ def render(
     return phantom, np.clip(pixels.round(), 0, 255).astype(np.uint8)
 
 
-def encode_phantom(phantom: Phantom, spec: ImageSpec, patches: int) -> dict[str, Any]:
+def encode_phantom(phantom: Phantom, spec: ImageSpec, cells: int) -> dict[str, Any]:
     """Masks, labels and words of one phantom."""
     stated = mentions(phantom)
     lateral = phantom.view.is_lateral
@@ -83,7 +83,7 @@ def encode_phantom(phantom: Phantom, spec: ImageSpec, patches: int) -> dict[str,
         found = [m for m in stated if m.kind is kind and m.side == side and m.severity]
         severity.append(kind.severities.index(found[0].severity) if found and found[0].severity else IGNORED)
     return {
-        "masks": _patch_masks(phantom, spec.size_px, patches),
+        "masks": _cell_masks(phantom, spec.size_px, cells),
         "presence": presence,
         "severity": severity,
         "view": VIEWS.index(phantom.view),
@@ -96,9 +96,9 @@ def encode_phantom(phantom: Phantom, spec: ImageSpec, patches: int) -> dict[str,
     }
 
 
-def _patch_masks(phantom: Phantom, size_px: int, patches: int) -> NDArray[np.uint8]:
-    """(K, P, P) covered share of each patch by each visible kind, on the padded square of the model."""
-    masks = np.zeros((len(KINDS), patches, patches), np.uint8)
+def _cell_masks(phantom: Phantom, size_px: int, cells: int) -> NDArray[np.uint8]:
+    """(K, G, G) covered share of each cell by each visible kind, on the padded square of the model."""
+    masks = np.zeros((len(KINDS), cells, cells), np.uint8)
     for finding, mask in zip(phantom.findings, phantom.masks, strict=True):
         if not finding.is_visible:
             continue
@@ -106,22 +106,20 @@ def _patch_masks(phantom: Phantom, size_px: int, patches: int) -> NDArray[np.uin
         square = np.zeros((side, side), np.float32)
         left, top = (side - mask.shape[1]) // 2, (side - mask.shape[0]) // 2
         square[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-        edge = side // patches * patches
-        share = (
-            square[:edge, :edge].reshape(patches, edge // patches, patches, edge // patches).mean(axis=(1, 3))
-        )
+        edge = side // cells * cells
+        share = square[:edge, :edge].reshape(cells, edge // cells, cells, edge // cells).mean(axis=(1, 3))
         index = KINDS.index(finding.kind)
         masks[index] = np.maximum(masks[index], (share * 255).astype(np.uint8))
     return masks
 
 
-def write_shard(path: Path, seeds: Sequence[int], spec: ImageSpec, patches: int) -> None:
+def write_shard(path: Path, seeds: Sequence[int], spec: ImageSpec, cells: int) -> None:
     """Render `seeds` into `path`.npz and `path`.json; the json comes last and marks the shard as whole."""
     images, encoded = [], []
     for seed in seeds:
         phantom, pixels = render(seed, spec)
         images.append(pixels)
-        encoded.append(encode_phantom(phantom, spec, patches))
+        encoded.append(encode_phantom(phantom, spec, cells))
     np.save(path.with_suffix(".npy"), np.stack(images))
     np.savez_compressed(
         path.with_suffix(".npz"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class RenderJob:
     first_seed: int
     count: int
     spec: ImageSpec
-    patches: int
+    cells: int
 
     def shard_path(self, index: int) -> Path:
         return self.directory / f"{self.first_seed + index * SHARD_SIZE}"
@@ -49,26 +49,28 @@ class RenderJob:
                 path,
                 range(start, min(start + SHARD_SIZE, self.first_seed + self.count)),
                 self.spec,
-                self.patches,
+                self.cells,
             )
 
 
-def render_all(job: RenderJob, processes: int) -> list[multiprocessing.process.BaseProcess]:
-    """Start rendering in the background; the processes share the shards round-robin."""
-    job.directory.mkdir(parents=True, exist_ok=True)
+def render_all(jobs: Sequence[RenderJob], processes: int) -> list[multiprocessing.process.BaseProcess]:
+    """Start rendering in the background, one job after the other; the processes share shards round-robin."""
+    for job in jobs:
+        job.directory.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     workers: list[multiprocessing.process.BaseProcess] = []
     for offset in range(processes):
-        worker = context.Process(target=_render_some, args=(job, offset, processes), daemon=True)
+        worker = context.Process(target=_render_some, args=(jobs, offset, processes), daemon=True)
         worker.start()
         workers.append(worker)
     return workers
 
 
-def _render_some(job: RenderJob, offset: int, step: int) -> None:
+def _render_some(jobs: Sequence[RenderJob], offset: int, step: int) -> None:
     torch.set_num_threads(1)
-    for index in range(offset, job.num_shards, step):
-        job.render_shard(index)
+    for job in jobs:
+        for index in range(offset, job.num_shards, step):
+            job.render_shard(index)
 
 
 @dataclass
@@ -111,7 +113,7 @@ class Pool:
         return torch.from_numpy(np.stack([s.images[i] for s, i in self.locate(indices)])).float() / 255
 
     def masks(self, indices: np.ndarray) -> Tensor:
-        """(B, K, P, P) in [0, 1]."""
+        """(B, K, G, G) in [0, 1]."""
         return torch.from_numpy(np.stack([s.masks[i] for s, i in self.locate(indices)])).float() / 255
 
     def labels(self, name: str, indices: np.ndarray) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from cxr_assistant.imaging.rendering import Rendering
 from cxr_assistant.imaging.transforms import ImageSpec, ResizeRule
+from cxr_assistant.models.stem import CELL_PX
 
 __all__ = ["EMBEDDED", "MICRO", "Recipe"]
 
@@ -27,15 +28,21 @@ class Recipe:
     language_layers: int = 4
     vocabulary: int = 1024
     phantoms: int = 12_000
-    first_phantoms: int = 3_000  # in the pool when training starts
-    phantoms_per_step: float = 2.5
+    first_phantoms: int = 3_000  # in the pool when the stem starts
+    phantoms_per_step: float = 8.0  # that join it while the stem learns; the tower starts with all
     validation: int = 500
     batch: int = 32
-    tower_steps: int = 6_000
+    stem_width: int = 64
+    stem_crop_px: int = 192
+    stem_batch: int = 64
+    stem_steps: int = 1_800
+    stem_rate: float = 2e-3
+    tower_steps: int = 3_000
     tower_rate: float = 5e-4
+    language_phantoms: int = 5_000  # none of which the tower was taught with
     feature_views: int = 2  # augmented versions of each picture whose features the language model sees
     align_steps: int = 150
-    instruct_steps: int = 1_600
+    instruct_steps: int = 1_500
     language_rate: float = 1.5e-3
     questions_per_picture: int = 6
     gate_films: int = 800  # unseen phantoms at the product's own size, for the gate's threshold
@@ -48,6 +55,11 @@ class Recipe:
     @property
     def patches(self) -> int:
         return self.image_px // self.patch_px
+
+    @property
+    def cells(self) -> int:
+        """Cells of the stem per side of a film, in which masks are kept."""
+        return self.image_px // CELL_PX
 
     @property
     def image_spec(self) -> ImageSpec:
@@ -64,7 +76,7 @@ class Recipe:
 
 EMBEDDED = Recipe()
 MICRO = Recipe(
-    image_px=64, patch_px=16, tower_width=64, tower_layers=2, language_width=64, language_layers=2,
-    vocabulary=512, phantoms=100, first_phantoms=100, validation=50, gate_films=40, batch=16,
-    tower_steps=20, align_steps=4, instruct_steps=16,
+    image_px=64, patch_px=16, stem_width=16, stem_batch=16, stem_steps=6, tower_width=64, tower_layers=2,
+    language_width=64, language_layers=2, vocabulary=512, phantoms=100, first_phantoms=100, validation=50,
+    language_phantoms=60, gate_films=40, batch=16, tower_steps=20, align_steps=4, instruct_steps=16,
 )  # fmt: skip

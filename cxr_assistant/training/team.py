@@ -45,6 +45,15 @@ class Team:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
+    def average_buffers(self, module: nn.Module) -> None:
+        """Make running means alike: each member has seen its own share."""
+        if self.size == 1:
+            return
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer.div_(self.size)
+
 
 SOLO = Team()
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import Dinov2Config, Dinov2Model
 
+from cxr_assistant.models.stem import Stem, add_stem
 from cxr_assistant.training.data import IGNORED, KINDS, PRESENCE, SEVERITY, VIEWS
 
 __all__ = ["Balance", "Labels", "TowerTeacher", "augment", "bake_patches", "tower_loss", "whiten_patches"]
@@ -29,11 +30,16 @@ class TowerTeacher(nn.Module):
     Each label looks for its own evidence: a learned query attends over the patch tokens.
     """
 
-    def __init__(self, config: Dinov2Config) -> None:
+    def __init__(self, config: Dinov2Config, stem: Stem) -> None:
+        """`stem` is taught already and stays as it is."""
         super().__init__()
         width = config.hidden_size
         self.tower = Dinov2Model(config)
         _place_patches(self.tower, config)
+        add_stem(self.tower, stem.width)
+        taught = self.tower.embeddings.patch_embeddings.projection.stem
+        taught.load_state_dict(stem.state_dict())
+        taught.requires_grad_(False)
         self.norm = nn.LayerNorm(width)
         self.patch_head = nn.Linear(width, len(KINDS))
         self.num_presence, self.num_severity = len(PRESENCE), len(SEVERITY)

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from cxr_assistant.training.language import train_tokenizer
 from cxr_assistant.training.pool import Pool, RenderJob, render_all
 from cxr_assistant.training.recipe import EMBEDDED, MICRO, Recipe
 from cxr_assistant.training.stage_language import make_student, train_language
+from cxr_assistant.training.stage_stem import train_stem
 from cxr_assistant.training.stage_tower import normalise, train_tower
 from cxr_assistant.training.team import Team, run_team
 from cxr_assistant.training.tower import TowerTeacher
@@ -50,27 +51,38 @@ def train(
     """
     work.mkdir(parents=True, exist_ok=True)
     cores = processes or os.cpu_count() or 1
-    train_job, check_job = _jobs(recipe, work)
-    renderers = [*render_all(check_job, 1), *render_all(train_job, cores)]
+    jobs = _jobs(recipe, work)
+    renderers = render_all(jobs, cores)
     try:
         run_team(cores, _train_member, recipe, output, work, report if cores == 1 else _to_stderr)
     finally:
         for renderer in renderers:
             renderer.terminate()
-    pool = Pool(train_job, report)
+    pool = Pool(jobs.eye, report)
     pool.grow_to(recipe.phantoms)
     fit_gate(output, pool, recipe, report, cores)
     (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     return output
 
 
-def _jobs(recipe: Recipe, work: Path) -> tuple[RenderJob, RenderJob]:
-    spec, patches = recipe.image_spec, recipe.patches
-    return (
-        RenderJob(work / f"phantoms-{recipe.image_px}", TRAINING_SEEDS.first, recipe.phantoms, spec, patches),
-        RenderJob(
-            work / f"unseen-{recipe.image_px}", VALIDATION_SEEDS.first, recipe.validation, spec, patches
-        ),
+class _Jobs(NamedTuple):
+    """Phantoms to render, in this order."""
+
+    check: RenderJob
+    eye: RenderJob
+    words: RenderJob
+
+
+def _jobs(recipe: Recipe, work: Path) -> _Jobs:
+    directory, first = work / f"phantoms-{recipe.image_px}", TRAINING_SEEDS.first
+    spec, cells = recipe.image_spec, recipe.cells
+    unseen = work / f"unseen-{recipe.image_px}"
+    return _Jobs(
+        check=RenderJob(unseen, VALIDATION_SEEDS.first, recipe.validation, spec, cells),
+        eye=RenderJob(directory, first, recipe.phantoms, spec, cells),
+        # The tower is surer of films that it was taught with than it will ever be again: a language model
+        # that learnt from those would say too little of others.
+        words=RenderJob(directory, first + recipe.phantoms, recipe.language_phantoms, spec, cells),
     )
 
 
@@ -80,11 +92,14 @@ def _to_stderr(line: str) -> None:
 
 def _train_member(team: Team, recipe: Recipe, output: Path, work: Path, report: Report) -> None:
     """What each process of the team does; the first one writes."""
-    train_job, check_job = _jobs(recipe, work)
-    pool, validation = Pool(train_job, report), Pool(check_job, report)
-    teacher = train_tower(pool, validation, recipe, report, work / f"tower-{recipe.fingerprint}.pt", team)
-    pool.grow_to(recipe.phantoms)
-    _teach_language(recipe, teacher, pool, output, report, team)
+    jobs = _jobs(recipe, work)
+    pool, validation = Pool(jobs.eye, report), Pool(jobs.check, report)
+    stem = train_stem(pool, recipe, report, work / f"stem-{recipe.fingerprint}.pt", team)
+    tower_state = work / f"tower-{recipe.fingerprint}.pt"
+    teacher = train_tower(stem, pool, validation, recipe, report, tower_state, team)
+    unseen = Pool(jobs.words, report)
+    unseen.grow_to(recipe.language_phantoms)
+    _teach_language(recipe, teacher, unseen, output, report, team)
 
 
 def _teach_language(

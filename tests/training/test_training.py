@@ -13,10 +13,10 @@ import torch
 from transformers import Dinov2Model
 
 from cxr_assistant.checkpoints.embedded import CHECKPOINT, build, prompt_pieces
-from cxr_assistant.imaging.phantom import make_phantom
+from cxr_assistant.imaging.phantom import TRAINING_SEEDS, make_phantom
 from cxr_assistant.models.gate import PhantomGate
 from cxr_assistant.settings import PROJECT_ROOT
-from cxr_assistant.training.data import IGNORED, PRESENCE, encode_phantom
+from cxr_assistant.training.data import IGNORED, KINDS, PRESENCE, encode_phantom
 from cxr_assistant.training.language import (
     EOS,
     IGNORED_TOKEN,
@@ -24,8 +24,11 @@ from cxr_assistant.training.language import (
     sample_turns,
     train_tokenizer,
 )
+from cxr_assistant.training.pool import Pool, RenderJob
 from cxr_assistant.training.recipe import EMBEDDED, MICRO
-from cxr_assistant.training.stage_tower import tower_config
+from cxr_assistant.training.stage_language import drawn_more_often
+from cxr_assistant.training.stage_stem import CropDealer
+from cxr_assistant.training.stage_tower import share_per_patch, tower_config
 from cxr_assistant.training.tower import augment, bake_patches, whiten_patches
 from cxr_assistant.training.train import train
 
@@ -34,8 +37,7 @@ from cxr_assistant.training.train import train
 def records() -> list[dict]:
     spec = MICRO.image_spec
     return [
-        encode_phantom(make_phantom(s, size_px=spec.size_px), spec, MICRO.patches)["record"]
-        for s in range(12)
+        encode_phantom(make_phantom(s, size_px=spec.size_px), spec, MICRO.cells)["record"] for s in range(12)
     ]
 
 
@@ -85,7 +87,7 @@ def test_a_lateral_film_leaves_sides_without_a_label() -> None:
     from cxr_assistant.study import ViewPosition
 
     phantom = make_phantom(1, view=ViewPosition.LATERAL, size_px=MICRO.image_px)
-    presence = encode_phantom(phantom, MICRO.image_spec, MICRO.patches)["presence"]
+    presence = encode_phantom(phantom, MICRO.image_spec, MICRO.cells)["presence"]
     assert all(value == IGNORED for (_, side), value in zip(PRESENCE, presence, strict=True) if side)
 
 
@@ -127,6 +129,49 @@ def test_whitening_changes_the_coordinates_and_not_the_function() -> None:
     bake_patches(tower)
     torch.testing.assert_close(tower(pixels).last_hidden_state, before, atol=1e-4, rtol=1e-4)
     assert "parametrizations" not in " ".join(tower.state_dict())
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory) -> Pool:  # type: ignore[no-untyped-def]
+    """Thirty phantoms, as the stem's stage reads them."""
+    directory = tmp_path_factory.mktemp("pool")
+    job = RenderJob(directory, TRAINING_SEEDS.first, 30, MICRO.image_spec, MICRO.cells)
+    job.render_shard(0)
+    pool = Pool(job, lambda line: None)
+    pool.grow_to(30)
+    return pool
+
+
+def test_most_crops_show_a_finding_and_their_masks_belong_to_their_pixels(pool) -> None:  # type: ignore[no-untyped-def]
+    recipe = replace(MICRO, stem_crop_px=24)
+    images, masks = CropDealer(pool, recipe, np.random.default_rng(0)).draw(200)
+    assert images.shape == (200, 3, 24, 24)
+    assert masks.shape == (200, len(KINDS), 3, 3)
+    around = float((masks.amax(dim=(1, 2, 3)) > 0.08).float().mean())
+    by_chance = float((pool.masks(np.arange(30)).amax(dim=1) > 0.08).float().mean())
+    assert around > 0.5 > by_chance
+
+
+def test_one_crop_of_the_whole_film_is_the_film(pool) -> None:  # type: ignore[no-untyped-def]
+    images, masks = CropDealer(pool, MICRO, np.random.default_rng(3)).draw(1)
+    same = [i for i in range(30) if torch.equal(images[0], pool.images(np.array([i]))[0])]
+    assert len(same) == 1
+    assert torch.equal(masks[0], pool.masks(np.array(same))[0])
+
+
+def test_masks_of_patches_are_the_mean_of_their_cells(pool) -> None:  # type: ignore[no-untyped-def]
+    masks = pool.masks(np.arange(30))
+    shares = share_per_patch(masks, MICRO)
+    assert shares.shape[2:] == (MICRO.patches, MICRO.patches)
+    torch.testing.assert_close(shares[:, :, 0, 0], masks[:, :, :2, :2].mean(dim=(2, 3)))
+
+
+def test_films_with_a_nodule_are_told_about_twice_as_often(pool) -> None:  # type: ignore[no-untyped-def]
+    kinds = [["nodule", "mass"], ["mass", "pneumothorax"], ["consolidation"], ["pneumothorax"], []]
+    shard = replace(pool.shards[0], records=[{"kinds": shown} for shown in kinds])
+    chances = drawn_more_often(replace(pool, shards=[shard]), np.arange(5))
+    assert chances.sum() == pytest.approx(1)
+    assert chances / chances[-1] == pytest.approx([2.0, 1.5, 1.5, 1.0, 1.0])
 
 
 def test_states_of_another_recipe_are_not_taken_up() -> None:
