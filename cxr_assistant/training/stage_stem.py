@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -95,7 +96,7 @@ def train_stem(pool: Pool, recipe: Recipe, report: Report, state: Path, team: Te
     """Teach the stem on crops of the pool and fold its norms; `state` keeps the taught stem."""
     if state.exists():
         stem = Stem(recipe.image_spec.channels, recipe.stem_width)
-        stem.load_state_dict(torch.load(state, weights_only=True))
+        stem.load_state_dict(load_file(state))
         return stem.eval()
     torch.manual_seed(recipe.seed + 5)
     generator = torch.Generator().manual_seed(recipe.seed * 89 + team.rank)
@@ -126,7 +127,9 @@ def train_stem(pool: Pool, recipe: Recipe, report: Report, state: Path, team: Te
     team.average_buffers(teacher)
     stem = fold_norms(teacher.stem)
     if team.leads:
-        torch.save(stem.state_dict(), state)
+        fresh = state.with_suffix(".new")
+        save_file(stem.state_dict(), fresh)
+        fresh.replace(state)
     return stem
 
 

@@ -94,7 +94,7 @@ def _train_member(team: Team, recipe: Recipe, output: Path, work: Path, report: 
     """What each process of the team does; the first one writes."""
     jobs = _jobs(recipe, work)
     pool, validation = Pool(jobs.eye, report), Pool(jobs.check, report)
-    stem = train_stem(pool, recipe, report, work / f"stem-{recipe.fingerprint}.pt", team)
+    stem = train_stem(pool, recipe, report, work / f"stem-{recipe.fingerprint}.safetensors", team)
     tower_state = work / f"tower-{recipe.fingerprint}.pt"
     teacher = train_tower(stem, pool, validation, recipe, report, tower_state, team)
     unseen = Pool(jobs.words, report)

@@ -27,7 +27,7 @@ from cxr_assistant.training.language import (
 from cxr_assistant.training.pool import Pool, RenderJob
 from cxr_assistant.training.recipe import EMBEDDED, MICRO
 from cxr_assistant.training.stage_language import drawn_more_often
-from cxr_assistant.training.stage_stem import CropDealer
+from cxr_assistant.training.stage_stem import CropDealer, train_stem
 from cxr_assistant.training.stage_tower import share_per_patch, tower_config
 from cxr_assistant.training.tower import augment, bake_patches, whiten_patches
 from cxr_assistant.training.train import train
@@ -150,6 +150,15 @@ def test_most_crops_show_a_finding_and_their_masks_belong_to_their_pixels(pool) 
     around = float((masks.amax(dim=(1, 2, 3)) > 0.08).float().mean())
     by_chance = float((pool.masks(np.arange(30)).amax(dim=1) > 0.08).float().mean())
     assert around > 0.5 > by_chance
+
+
+def test_a_taught_stem_is_taken_up_as_it_was_left(pool, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    recipe, lines = replace(MICRO, phantoms=30, first_phantoms=30, stem_steps=2), list[str]()
+    taught = train_stem(pool, recipe, lines.append, tmp_path / "stem.safetensors")
+    films, num_lines = pool.images(np.arange(2)), len(lines)
+    again = train_stem(pool, recipe, lines.append, tmp_path / "stem.safetensors")
+    assert len(lines) == num_lines > 0
+    assert torch.equal(again(films), taught(films))
 
 
 def test_one_crop_of_the_whole_film_is_the_film(pool) -> None:  # type: ignore[no-untyped-def]
