@@ -14,10 +14,13 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cxr_assistant.errors import WeightsMismatch
+
 __all__ = ["CELL_PX", "Stem", "StemmedPatches", "add_stem"]
 
 CELL_PX = 8
-_DILATIONS = (1, 2, 4, 2)  # of the residual blocks at full depth: a cell sees 70 pixels to each side
+_DILATIONS = (1, 2, 4, 2)  # of the last four convolutions: a cell sees 88 pixels up and left of its corner
+_WIDTHS = range(4, 1025, 4)
 
 
 class Stem(nn.Module):
@@ -57,8 +60,6 @@ class StemmedPatches(nn.Conv2d):
 
     def __init__(self, plain: nn.Conv2d, width: int) -> None:
         patch = plain.kernel_size[0]
-        if patch % CELL_PX:
-            raise ValueError(f"patch size is {patch}; a stem needs a multiple of {CELL_PX}.")
         super().__init__(plain.in_channels, plain.out_channels, patch, patch)
         self.stem = Stem(plain.in_channels, width)
         cells = patch // CELL_PX
@@ -80,8 +81,13 @@ class StemmedPatches(nn.Conv2d):
 
 
 def add_stem(tower: Any, width: int) -> None:
-    """Give a Dinov2 tower a stem of `width` channels; raises ValueError for a patch of no whole cells."""
+    """Give a Dinov2 tower a stem of `width` channels; raises WeightsMismatch for sizes that fit no stem."""
     embeddings = tower.embeddings.patch_embeddings
+    patch, hint = embeddings.projection.kernel_size[0], "Check vision_config in config.json."
+    if type(width) is not int or width not in _WIDTHS:
+        raise WeightsMismatch(f"stem_width is {width!r}; allowed: multiples of 4 from 4 to 1024.", hint=hint)
+    if patch % CELL_PX:
+        raise WeightsMismatch(f"patch_size is {patch}; a stem needs a multiple of {CELL_PX}.", hint=hint)
     patches = StemmedPatches(embeddings.projection, width)
     patches.load_state_dict(embeddings.projection.state_dict(), strict=False)
     embeddings.projection = patches

@@ -171,7 +171,7 @@ def tower_loss(
 def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Shift, zoom, turn, gamma, contrast and noise; never a flip, which would swap the patient's sides.
 
-    images (B, C, S, S) in [0, 1], the film first, then its maps; masks (B, K, P, P); all are moved alike. A
+    images (B, C, S, S) in [0, 1], the film first, then its maps; masks (B, K, G, G); all are moved alike. A
     map follows the contrast of its film, so it is only made stronger or weaker.
     """
     count = images.shape[0]
