@@ -9,6 +9,7 @@ prints one JSON line. Exit status 1 when a target is missed.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import multiprocessing
@@ -53,6 +54,7 @@ LIMITS = {
     "CXR_MAX_PAGES": "1000",
 }
 HASTE_S = 0.2  # from a refusal to the next question; what is allowed is one in three seconds
+NUM_ALONE = 15  # refusals of one visitor alone, of which the median counts
 MAX_ANSWERS = Limits().max_turns
 FILMS = ("ok_dcm_explicit.dcm", "ok_png_gray16.png", "ok_jpeg_progressive.jpg", "ok_dcm_rle.dcm")
 HOSTILE = ("png_bomb_88mp_rgba.png", "dcm_seq_depth_2500.dcm", "dcm_jpeg_truncated.dcm", "oth_svg.svg")
@@ -77,6 +79,7 @@ class Outcome:
     num_requests: int = 0
     num_stopped: int = 0
     refusals_s: list[float] = field(default_factory=list)
+    refusal_alone_s: float = 0.0  # the median of one visitor's refusals while nobody else is there
     answers_s: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     loads: list[tuple[float, int, Load]] = field(default_factory=list)  # when, after how many requests, what
@@ -160,6 +163,21 @@ class _Session(threading.Thread):
             self.outcome.errors.append(str(refused))
 
 
+def _refused_alone(address: str, patience_s: float = 60.0) -> float:
+    """How long a refusal takes on this machine while nobody else is there: the yardstick of the others."""
+    refusals_s: list[float] = []
+    until = time.monotonic() + patience_s
+    with Visitor(address) as visitor, visitor.heartbeat():
+        visitor.add(_film(FILMS[0]), "film")
+        for number in itertools.count():
+            start, question = time.monotonic(), f"And alone, for the {number}th time?"
+            if _is_busy(_after(question, visitor.ask(question))):
+                refusals_s.append(time.monotonic() - start)
+            if len(refusals_s) == NUM_ALONE or start > until:
+                break
+    return statistics.median(refusals_s) if refusals_s else 0.0
+
+
 def _ask_in_haste(address: str, until: float, teller: Connection) -> None:
     """Ask faster than is allowed, and tell how long each refusal took and what went wrong.
 
@@ -209,6 +227,7 @@ def soak(plan: Plan, folder: Path) -> Outcome:
     script = {"CXR_SCRIPT_WORDS": str(plan.num_words), "CXR_SCRIPT_DELAY_MS": str(plan.delay_ms)}
     served, outcome = Served.start(folder, LIMITS | script), Outcome()
     try:
+        outcome.refusal_alone_s = _refused_alone(served.address)
         until = time.monotonic() + plan.seconds
         told, teller = multiprocessing.Pipe(duplex=False)
         spawned = multiprocessing.get_context("spawn")
@@ -264,6 +283,7 @@ def judge(plan: Plan, outcome: Outcome, *, least_answers: int = 10) -> dict[str,
         "fewest_answers": min((outcome.answers[n] for n in range(plan.num_sessions)), default=0),
         "stopped": outcome.num_stopped,
         "refusals": len(outcome.refusals_s),
+        "refusal_alone_s": round(outcome.refusal_alone_s, 4),
         "answer_p50_s": _percentile(outcome.answers_s, 0.5),
         "first_errors": outcome.errors[:5],
         "targets": {
