@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from statistics import mean, median
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 from zlib import crc32
 
 import torch
@@ -19,13 +19,17 @@ from benchmarks.subjects import Subject, make_prompt
 from cxr_assistant.generation import GenerationEvent
 from cxr_assistant.models.vlm import Prompt
 
-__all__ = ["measure_cancel", "measure_streams"]
+__all__ = ["Films", "measure_cancel", "measure_streams", "questions_of"]
 
 CANCEL_AFTER = 4  # events
 
+Films = Literal["one", "own_new", "own_read"]
+"""What the streams are about: one film that was read before; of each visitor one that nobody has seen; or one
+that they have asked about before."""
+
 
 def measure_streams(
-    subject: Subject, model: Any, ours: Ours, say: Callable[[str], None], *, own_films: bool = False
+    subject: Subject, model: Any, ours: Ours, say: Callable[[str], None], films: Films = "one"
 ) -> list[dict[str, Any]]:
     """Everybody asks at the same moment; whole answers are timed, from the question to the last token.
 
@@ -33,14 +37,12 @@ def measure_streams(
     """
     rounds: list[list[dict[str, float]]] = []
     for number in range(subject.stream_rounds):
-        if not own_films:
-            ours.answer(_stream_question(model, "the first", own_films), 1)  # the film has been read
         rounds.append([])
         for num_streams in subject.streams:
             labels = [f"{number}.{num_streams}.{i}" for i in range(num_streams)]
-            questions = [_stream_question(model, label, own_films) for label in labels]
+            questions = questions_of(model, ours, labels, films)
             rounds[-1].append(_run_streams(ours, questions, subject.stream_tokens))
-            say(f"{num_streams} streams: {rounds[-1][-1]['tokens_per_s']:.1f} tokens/s in all")
+            say(f"{num_streams} streams, {films}: {rounds[-1][-1]['tokens_per_s']:.1f} tokens/s in all")
     return [
         _streams_figures(num, found)
         for num, found in zip(subject.streams, zip(*rounds, strict=True), strict=True)
@@ -51,12 +53,30 @@ def _streams_figures(num: int, rounds: Sequence[dict[str, float]]) -> dict[str, 
     return {"num": num} | {name: [found[name] for found in rounds] for name in rounds[0]}
 
 
-def _stream_question(model: Any, label: str, has_own_film: bool) -> Question:
-    words = f"Question {label} of the list: is there anything at place {label}?"
-    if has_own_film:
-        film = crc32(label.encode())
-        return Question(make_prompt(model, film, words), f"visitor {label}")
-    return Question(make_prompt(model, 1000, words), "one visitor")
+def questions_of(model: Any, ours: Ours, labels: Sequence[str], films: Films) -> list[Question]:
+    """One question per stream; what is to have been read before is read now."""
+    if films == "one":
+        ours.answer(_one_visitors(model, "the first"), 1)
+        return [_one_visitors(model, label) for label in labels]
+    if films == "own_read":
+        for label in labels:
+            ours.answer(_own_visitors(model, label, "the first"), 1)
+    return [_own_visitors(model, label) for label in labels]
+
+
+def _one_visitors(model: Any, label: str) -> Question:
+    return Question(make_prompt(model, 1000, _words(label)), "one visitor")
+
+
+def _own_visitors(model: Any, visitor: str, label: str = "") -> Question:
+    """A question of somebody with a film of their own; `label` tells their questions apart."""
+    return Question(
+        make_prompt(model, crc32(visitor.encode()), _words(label or visitor)), f"visitor {visitor}"
+    )
+
+
+def _words(label: str) -> str:
+    return f"Question {label} of the list: is there anything at place {label}?"
 
 
 def _run_streams(ours: Ours, questions: Sequence[Question], num_tokens: int) -> dict[str, float]:

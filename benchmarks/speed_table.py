@@ -85,7 +85,11 @@ def _lines(row: dict[str, Any]) -> Iterable[tuple[str, ...]]:
 
 
 def _stream_lines(row: dict[str, Any]) -> Iterable[tuple[str, ...]]:
-    for name, title in (("streams", row["title"]), ("streams_own_films", "each with a film of its own")):
+    for name, title in (
+        ("streams", row["title"]),
+        ("streams_own_films", "each with a new film of its own"),
+        ("streams_own_films_read", "each with a film of its own, asked about before"),
+    ):
         by_num = {streams["num"]: streams for streams in row.get(name, [])}
         cells = [
             f"{median(found['tokens_per_s']):.0f} ({median(found['first_token_s']):.2f})"

@@ -72,7 +72,8 @@ def measure(subject: Subject, work_dir: Path, say: Callable[[str], None]) -> dic
     }
     row["streams"] = measure_streams(subject, model, ours, say)
     if subject.own_films:
-        row["streams_own_films"] = measure_streams(subject, model, ours, say, own_films=True)
+        row["streams_own_films"] = measure_streams(subject, model, ours, say, "own_new")
+        row["streams_own_films_read"] = measure_streams(subject, model, ours, say, "own_read")
     row["cancel_s"] = measure_cancel(model, ours, device)
     return row
 

@@ -40,7 +40,7 @@ class Subject:
     """A row: how its model is made, and how much is asked of it.
 
     Several streams ask about one film in one session, as the questions of a checklist do; own_films: and
-    then again, each with a film of its own in a session of its own.
+    then again, each with a film of its own in a session of its own, new and then read before.
     """
 
     name: str

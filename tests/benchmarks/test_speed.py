@@ -13,12 +13,14 @@ import pytest
 from benchmarks import driving, gpu
 from benchmarks.ceiling import Rates, Work, measure_work
 from benchmarks.contenders import Demo, Library, Ours, Question
+from benchmarks.crowd import Films, questions_of
 from benchmarks.pairing import middle, paired_ratio
 from benchmarks.speed import joined, main
 from benchmarks.speed_table import speed_table
 from benchmarks.subjects import SUBJECTS, follow_up, make_prompt
 from benchmarks.ties import find_parting
 from benchmarks.verdicts import SPEED_TARGETS, judge_speed
+from cxr_assistant.generation import Prefilled
 
 NUM_TOKENS = 6
 WORK = Work(
@@ -130,6 +132,16 @@ def test_a_follow_up_begins_with_the_whole_first_turn(tiny: Any) -> None:
     assert later.digests == prompt.digests
 
 
+@pytest.mark.parametrize(("films", "is_read"), [("one", True), ("own_new", False), ("own_read", True)])
+def test_streams_are_about_films_that_were_read_before_or_not(tiny: Any, films: Films, is_read: bool) -> None:
+    ours = Ours(tiny)
+    questions = questions_of(tiny, ours, ["a", "b"], films)
+    assert (questions[0].prompt.digests == questions[1].prompt.digests) == (films == "one")
+    for question in questions:
+        (prefilled,) = [event for event in ours.open(question, 1) if isinstance(event, Prefilled)]
+        assert (prefilled.reused_tokens >= question.prompt.image_spans[-1].stop) == is_read
+
+
 def test_a_quick_run_measures_every_column(results: dict[str, Any]) -> None:
     (row,) = results["rows"]
     assert row["is_equal"] == {"contenders": True, "follow_up": True}
@@ -138,7 +150,8 @@ def test_a_quick_run_measures_every_column(results: dict[str, Any]) -> None:
     columns = ("encode_s", "new_image_s", "same_image_s", "follow_up_s", "token_s", "tokens_per_s")
     assert all(ours[column] > 0 for column in (*columns, "memory_bytes"))
     assert all(ratio["num"] == 2 for ratio in row["ratios"].values())
-    assert [streams["num"] for streams in row["streams"]] == [1, 2]
+    for films in ("streams", "streams_own_films", "streams_own_films_read"):
+        assert [streams["num"] for streams in row[films]] == [1, 2]
     assert row["cancel_s"] > 0
 
 
