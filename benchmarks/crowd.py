@@ -54,7 +54,11 @@ def _streams_figures(num: int, rounds: Sequence[dict[str, float]]) -> dict[str, 
 
 
 def questions_of(model: Any, ours: Ours, labels: Sequence[str], films: Films) -> list[Question]:
-    """One question per stream; what is to have been read before is read now."""
+    """One question per stream; what is to have been read before is read now.
+
+    Visitors of one kind of films are not those of another, of whose questions the engine still holds all.
+    """
+    labels = [f"{films}.{label}" for label in labels]
     if films == "one":
         ours.answer(_one_visitors(model, "the first"), 1)
         return [_one_visitors(model, label) for label in labels]

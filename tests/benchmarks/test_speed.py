@@ -140,6 +140,14 @@ def test_streams_are_about_films_that_were_read_before_or_not(tiny: Any, films: 
     for question in questions:
         (prefilled,) = [event for event in ours.open(question, 1) if isinstance(event, Prefilled)]
         assert (prefilled.reused_tokens >= question.prompt.image_spans[-1].stop) == is_read
+        assert prefilled.reused_tokens < len(question.prompt) - 5, "the question itself is new"
+
+
+def test_visitors_with_new_films_are_not_those_who_asked_before(tiny: Any) -> None:
+    ours = Ours(tiny)
+    new, read = (questions_of(tiny, ours, ["a", "b"], films) for films in ("own_new", "own_read"))
+    assert {question.session for question in new}.isdisjoint(question.session for question in read)
+    assert {question.prompt.digests for question in new}.isdisjoint(q.prompt.digests for q in read)
 
 
 def test_a_quick_run_measures_every_column(results: dict[str, Any]) -> None:
