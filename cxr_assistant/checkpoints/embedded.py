@@ -45,7 +45,7 @@ CHECKPOINT = Checkpoint(
     title="Embedded phantom model",
     summary="Small, offline, answers at once; understands synthetic radiographs only.",
     repository="weights/embedded",
-    revision="97e03d0e0ac7dc5dffa9f262d466c43a79dab7ce",  # SHA-1 of weights/embedded/model.safetensors
+    revision="81deeaa552c88f1e6aac62e16aaba7ed92771e41",  # SHA-1 of weights/embedded/model.safetensors
     files=(),
     licence=Licence(
         name="Apache-2.0",
@@ -94,7 +94,7 @@ CHECKPOINT = Checkpoint(
     ),
     cannot=("Read a radiograph of a person: such a film is recognised and refused", "Compare with a prior"),
     weakness="It has seen phantoms alone; what it says means nothing for a patient.",
-    num_parameters=5_210_016,
+    num_parameters=5_210_400,
     max_new_tokens=256,
     is_embedded=True,
 )

@@ -7,19 +7,28 @@ carry loss.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from cxr_assistant.checkpoints.embedded import END, prompt_pieces
-from cxr_assistant.imaging.phantom import FINDINGS_PROMPT
+from cxr_assistant.imaging.phantom import FINDINGS_PROMPT, read_report, write_findings
 
-__all__ = ["OUT_OF_SCOPE_ANSWER", "SPECIALS", "encode_conversation", "sample_turns", "train_tokenizer"]
+__all__ = [
+    "OUT_OF_SCOPE_ANSWER",
+    "SPECIALS",
+    "encode_conversation",
+    "reworded",
+    "sample_turns",
+    "train_tokenizer",
+]
 
 SPECIALS = ("<unk>", "<s>", "</s>", "<image>")
 BOS, EOS, IMAGE = 1, 2, 3
 IGNORED_TOKEN = -100
+_USUAL = 0.7  # how often a sentence is in its usual words, not counting when they come by chance
 
 _FINDINGS_PROMPTS = (
     *(FINDINGS_PROMPT,) * 3,
@@ -53,7 +62,7 @@ Turn = tuple[str, str]
 def sample_turns(record: dict[str, Any], rng: np.random.Generator, count: int) -> list[Turn]:
     """A conversation about one phantom: mostly findings first, then questions that matter for this film."""
     turns: list[Turn] = []
-    findings = (_FINDINGS_PROMPTS[rng.integers(len(_FINDINGS_PROMPTS))], record["report"])
+    findings = (_FINDINGS_PROMPTS[rng.integers(len(_FINDINGS_PROMPTS))], reworded(record["report"], rng))
     if rng.random() < 0.7:
         turns.append(findings)
     present = set(record["kinds"])
@@ -66,6 +75,20 @@ def sample_turns(record: dict[str, Any], rng: np.random.Generator, count: int) -
     if turns[0] is not findings and rng.random() < 0.3:
         turns.append(findings)
     return turns
+
+
+def reworded(report: str, rng: np.random.Generator) -> str:
+    """The same findings, mostly in the usual words.
+
+    New words at each reading leave nothing to learn by heart. And greedy decoding takes the likeliest word:
+    what can be begun in many ways, each likely in part, would lose against what is always said alike.
+    """
+    said = _said(report)
+    assert said.view is not None, "every phantom's report names its view"
+    return write_findings(said.mentions, said.view, rng, usual=_USUAL)
+
+
+_said = cache(read_report)
 
 
 def _interest(topic: str, kind: str | None, present: set[str]) -> float:

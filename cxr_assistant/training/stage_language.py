@@ -19,6 +19,7 @@ from cxr_assistant.training.language import (
     IGNORED_TOKEN,
     IMAGE,
     encode_conversation,
+    reworded,
     sample_turns,
 )
 from cxr_assistant.training.pool import Pool
@@ -27,12 +28,10 @@ from cxr_assistant.training.stage_tower import cosine_rate, normalise, tower_con
 from cxr_assistant.training.team import SOLO, Team
 from cxr_assistant.training.tower import augment
 
-__all__ = ["drawn_more_often", "make_student", "train_language"]
+__all__ = ["make_student", "train_language"]
 
 Report = Callable[[str], None]
 TurnsOf = Callable[[dict[str, Any]], list[tuple[str, str]]]
-# Greedy decoding states what is likelier than not, which for rare findings is too seldom for the best F1.
-_DRAWN = {"nodule": 2.0, "mass": 1.5, "consolidation": 1.5}  # others: 1
 
 
 def make_student(recipe: Recipe, vocab_size: int, tower: nn.Module) -> Any:
@@ -68,18 +67,6 @@ def make_student(recipe: Recipe, vocab_size: int, tower: nn.Module) -> Any:
     return student
 
 
-def drawn_more_often(pool: Pool, indices: np.ndarray) -> np.ndarray:
-    """(N,) the chance of each picture to be drawn: higher where it shows what is rare and small."""
-    weights = np.array(
-        [
-            max((_DRAWN.get(kind, 1.0) for kind in shard.records[row]["kinds"]), default=1.0)
-            for shard, row in pool.locate(indices)
-        ]
-    )
-    chances: np.ndarray = weights / weights.sum()
-    return chances
-
-
 class LanguageTrainer:
     """One optimiser over projector and language model; the tower stays as stage 1 left it.
 
@@ -97,7 +84,6 @@ class LanguageTrainer:
         self.trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, betas=(0.9, 0.98), weight_decay=0.02)
         self.indices, self.features = self._see()
-        self.chances = drawn_more_often(pool, self.indices)
 
     @torch.no_grad()
     def _see(self) -> tuple[np.ndarray, Tensor]:
@@ -120,7 +106,7 @@ class LanguageTrainer:
     def run(self, name: str, steps: int, peak: float, turns_of: TurnsOf) -> None:
         started, losses = time.monotonic(), []
         for step in range(steps):
-            rows = self.rng.choice(len(self.indices), self.team.share_of(self.recipe.batch), p=self.chances)
+            rows = self.rng.integers(0, len(self.indices), self.team.share_of(self.recipe.batch))
             records = [shard.records[index] for shard, index in self.pool.locate(self.indices[rows])]
             loss = self._loss(self.features[torch.from_numpy(rows)], [turns_of(record) for record in records])
             for group in self.optimizer.param_groups:
@@ -170,8 +156,9 @@ def train_language(
     trainer = LanguageTrainer(student, tokenizer, pool, recipe, report, team)
     prompt = FINDINGS_PROMPT
     trainer.run(
-        "align", recipe.align_steps, recipe.language_rate, lambda record: [(prompt, record["report"])]
-    )
+        "align", recipe.align_steps, recipe.language_rate,
+        lambda record: [(prompt, reworded(record["report"], trainer.rng))],
+    )  # fmt: skip
     trainer.run(
         "instruct", recipe.instruct_steps, recipe.language_rate,
         lambda record: sample_turns(record, trainer.rng, recipe.questions_per_picture),

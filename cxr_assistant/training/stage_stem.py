@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cxr_assistant.imaging.phantom import FindingKind
 from cxr_assistant.models.stem import CELL_PX, Stem
-from cxr_assistant.training.data import KINDS
+from cxr_assistant.training.data import KINDS, Shard
 from cxr_assistant.training.pool import Pool
 from cxr_assistant.training.recipe import Recipe
 from cxr_assistant.training.stage_tower import cosine_rate, normalise
@@ -32,6 +32,8 @@ __all__ = ["fold_norms", "train_stem"]
 
 Report = Callable[[str], None]
 _AROUND_A_FINDING = 0.65  # share of crops that are drawn around a finding, if the film has any
+# How often a film is taken when chance offers it, and how often a crop goes to one of several findings.
+_TAKEN, _TAKEN_OTHERS = {FindingKind.NODULE: 1.0, FindingKind.MASS: 0.5, FindingKind.CONSOLIDATION: 0.5}, 0.25
 _DRAWN = {FindingKind.NODULE: 6.0, FindingKind.MASS: 3.0, FindingKind.CONSOLIDATION: 3.0}  # others: 1
 _CELL_SHARE = 0.2  # a cell belongs to a finding from this covered share on
 _THIN_SHARE = 0.08  # and to a tube or a line from this one on
@@ -55,7 +57,10 @@ class StemTeacher(nn.Module):
 
 
 class CropDealer:
-    """Draws crops of the pool: pictures (B, C, s, s) in [0, 1] and masks (B, K, g, g)."""
+    """Draws crops of the pool: pictures (B, C, s, s) in [0, 1] and masks (B, K, g, g).
+
+    One in two is mirrored: the stem tells what stands somewhere, and sides are the tower's matter.
+    """
 
     def __init__(self, pool: Pool, recipe: Recipe, rng: np.random.Generator) -> None:
         self.pool, self.rng = pool, rng
@@ -64,14 +69,25 @@ class CropDealer:
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         images, masks = [], []
-        for index in self.rng.integers(0, self.pool.available, count):
-            ((shard, row),) = self.pool.locate(np.array([index]))
+        for _ in range(count):
+            shard, row = self._film()
             top, left = self._corner(shard.masks[row])
             cells = slice(top, top + self.side), slice(left, left + self.side)
             pixels = tuple(slice(c.start * CELL_PX, c.stop * CELL_PX) for c in cells)
-            images.append(shard.images[row][:, pixels[0], pixels[1]])
-            masks.append(shard.masks[row][:, cells[0], cells[1]])
+            ahead = -1 if self.rng.random() < 0.5 else 1
+            images.append(shard.images[row][:, pixels[0], pixels[1]][..., ::ahead])
+            masks.append(shard.masks[row][:, cells[0], cells[1]][..., ::ahead])
         return _in_unit(images), _in_unit(masks)
+
+    def _film(self) -> tuple[Shard, int]:
+        """A film of the pool, rather one that shows what is rare and small."""
+        while True:
+            ((shard, row),) = self.pool.locate(self.rng.integers(0, self.pool.available, 1))
+            kinds = map(FindingKind, shard.records[row]["kinds"])
+            if self.rng.random() < max(
+                (_TAKEN.get(kind, _TAKEN_OTHERS) for kind in kinds), default=_TAKEN_OTHERS
+            ):
+                return shard, row
 
     def _corner(self, masks: np.ndarray) -> tuple[int, int]:
         """Top and left cell of a crop, with a finding somewhere in it or by chance."""

@@ -27,7 +27,8 @@ _MASK_SHARE = 0.045  # a patch belongs to a finding from this covered share on: 
 class TowerTeacher(nn.Module):
     """A Dinov2 tower with heads for patch masks, presence, severity and view.
 
-    Each label looks for its own evidence: a learned query attends over the patch tokens.
+    Each label looks for its own evidence: a learned query attends over the patch tokens. Presence and
+    severity are told by the mean of all tokens, too.
     """
 
     def __init__(self, config: Dinov2Config, stem: Stem) -> None:
@@ -48,6 +49,8 @@ class TowerTeacher(nn.Module):
         self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
         self.readout = nn.Parameter(torch.randn(queries, width, _GRADES) * width**-0.5)
         self.bias = nn.Parameter(torch.zeros(queries, _GRADES))
+        # A language model hears sooner what every token knows than what one of them does.
+        self.whole = nn.Linear(width, self.num_presence + self.num_severity * _GRADES)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Logits for (B, C, S, S) normalised pixels."""
@@ -59,11 +62,14 @@ class TowerTeacher(nn.Module):
         seen_BQD = scores_BQT.softmax(-1) @ self.value(tokens_BTD)
         logits = torch.einsum("bqd,qdg->bqg", seen_BQD, self.readout) + self.bias
         first, second = self.num_presence, self.num_presence + self.num_severity
+        whole = self.whole(tokens_BTD.mean(1))
         return {
             "patch": self.patch_head(tokens_BTD),
             "presence": logits[:, :first, 0],
             "severity": logits[:, first:second],
             "view": logits[:, second, : len(VIEWS)],
+            "whole_presence": whole[:, :first],
+            "whole_severity": whole[:, first:].unflatten(1, (self.num_severity, _GRADES)),
         }
 
 
@@ -151,21 +157,33 @@ def bake_patches(tower: Dinov2Model) -> None:
 def tower_loss(
     logits: dict[str, Tensor], labels: Labels, balance: Balance
 ) -> tuple[Tensor, dict[str, float]]:
-    """The sum of the four losses, and each one for the log."""
+    """The weighed sum of the losses, and each one for the log."""
     target_BTK = (labels.masks.flatten(2).transpose(1, 2) > _MASK_SHARE).float()
     patch = F.binary_cross_entropy_with_logits(logits["patch"].float(), target_BTK, pos_weight=balance.patch)
+    presence = _presence_loss(logits["presence"], labels, balance)
+    severity = _severity_loss(logits["severity"], labels)
+    whole = _presence_loss(logits["whole_presence"], labels, balance)
+    whole_severity = _severity_loss(logits["whole_severity"], labels)
+    view = F.cross_entropy(logits["view"].float(), labels.view.long())
+    total = 8 * patch + 4 * presence + 0.7 * severity + 2 * whole + 0.35 * whole_severity + 0.5 * view
+    parts = {"patch": patch, "presence": presence, "severity": severity, "view": view}
+    parts |= {"whole": whole, "whole_severity": whole_severity}
+    return total, {name: float(value.detach()) for name, value in parts.items()}
+
+
+def _presence_loss(logits: Tensor, labels: Labels, balance: Balance) -> Tensor:
     known = labels.presence != IGNORED
     weight = balance.presence.expand_as(labels.presence)[known]
-    presence = F.binary_cross_entropy_with_logits(
-        logits["presence"].float()[known], labels.presence[known].float(), pos_weight=weight
+    return F.binary_cross_entropy_with_logits(
+        logits.float()[known], labels.presence[known].float(), pos_weight=weight
     )
+
+
+def _severity_loss(logits: Tensor, labels: Labels) -> Tensor:
     graded = labels.severity != IGNORED
-    severity = logits["severity"].float()[graded]
-    severity_loss = F.cross_entropy(severity, labels.severity[graded].long()) if len(severity) else patch * 0
-    view = F.cross_entropy(logits["view"].float(), labels.view.long())
-    total = 8 * patch + 4 * presence + 0.7 * severity_loss + 0.5 * view
-    parts = {"patch": patch, "presence": presence, "severity": severity_loss, "view": view}
-    return total, {name: float(value.detach()) for name, value in parts.items()}
+    if not graded.any():
+        return logits.sum() * 0
+    return F.cross_entropy(logits.float()[graded], labels.severity[graded].long())
 
 
 def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

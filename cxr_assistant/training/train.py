@@ -28,7 +28,7 @@ from cxr_assistant.imaging.phantom import TRAINING_SEEDS, VALIDATION_SEEDS, make
 from cxr_assistant.imaging.transforms import prepare
 from cxr_assistant.models.gate import PhantomGate, picture_features
 from cxr_assistant.training.language import train_tokenizer
-from cxr_assistant.training.pool import Pool, RenderJob, render_all
+from cxr_assistant.training.pool import Pool, RenderJob, render_all, seeds_to_learn_from
 from cxr_assistant.training.recipe import EMBEDDED, MICRO, Recipe
 from cxr_assistant.training.stage_language import make_student, train_language
 from cxr_assistant.training.stage_stem import train_stem
@@ -74,15 +74,15 @@ class _Jobs(NamedTuple):
 
 
 def _jobs(recipe: Recipe, work: Path) -> _Jobs:
-    directory, first = work / f"phantoms-{recipe.image_px}", TRAINING_SEEDS.first
+    directory, unseen = work / f"phantoms-{recipe.image_px}", work / f"unseen-{recipe.image_px}"
     spec, cells = recipe.image_spec, recipe.cells
-    unseen = work / f"unseen-{recipe.image_px}"
+    seeds = seeds_to_learn_from(TRAINING_SEEDS.first, recipe.phantoms + recipe.language_phantoms)
     return _Jobs(
-        check=RenderJob(unseen, VALIDATION_SEEDS.first, recipe.validation, spec, cells),
-        eye=RenderJob(directory, first, recipe.phantoms, spec, cells),
+        check=RenderJob(unseen, VALIDATION_SEEDS.seeds(recipe.validation), spec, cells),
+        eye=RenderJob(directory, seeds[: recipe.phantoms], spec, cells),
         # The tower is surer of films that it was taught with than it will ever be again: a language model
         # that learnt from those would say too little of others.
-        words=RenderJob(directory, first + recipe.phantoms, recipe.language_phantoms, spec, cells),
+        words=RenderJob(directory, seeds[recipe.phantoms :], spec, cells),
     )
 
 

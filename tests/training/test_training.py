@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,21 +15,29 @@ import torch.nn.functional as F
 from transformers import Dinov2Model
 
 from cxr_assistant.checkpoints.embedded import CHECKPOINT, build, prompt_pieces
-from cxr_assistant.imaging.phantom import TRAINING_SEEDS, make_phantom
+from cxr_assistant.imaging.phantom import (
+    TRAINING_SEEDS,
+    FindingKind,
+    drawn_findings,
+    make_phantom,
+    read_report,
+    write_findings,
+)
 from cxr_assistant.models.gate import PhantomGate
 from cxr_assistant.models.stem import CELL_PX
 from cxr_assistant.settings import PROJECT_ROOT
+from cxr_assistant.study import ViewPosition
 from cxr_assistant.training.data import IGNORED, KINDS, PRESENCE, encode_phantom
 from cxr_assistant.training.language import (
     EOS,
     IGNORED_TOKEN,
     encode_conversation,
+    reworded,
     sample_turns,
     train_tokenizer,
 )
-from cxr_assistant.training.pool import Pool, RenderJob
+from cxr_assistant.training.pool import Pool, RenderJob, seeds_to_learn_from
 from cxr_assistant.training.recipe import EMBEDDED, MICRO
-from cxr_assistant.training.stage_language import drawn_more_often
 from cxr_assistant.training.stage_stem import CropDealer, train_stem
 from cxr_assistant.training.stage_tower import share_per_patch, tower_config
 from cxr_assistant.training.tower import augment, bake_patches, whiten_patches
@@ -78,16 +87,13 @@ def test_training_and_serving_cut_the_same_pieces(tokenizer) -> None:  # type: i
 
 def test_conversations_start_with_findings_more_often_than_not(records) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(0)
-    starts = [
-        sample_turns(records[i % len(records)], rng, 4)[0][1] == records[i % len(records)]["report"]
-        for i in range(100)
-    ]
-    assert 50 < sum(starts) < 90
+    several = [records[i % len(records)] for i in range(100)]
+    starts = [read_report(sample_turns(record, rng, 4)[0][1]) for record in several]
+    are_findings = [said == read_report(r["report"]) for said, r in zip(starts, several, strict=True)]
+    assert 50 < sum(are_findings) < 90
 
 
 def test_a_lateral_film_leaves_sides_without_a_label() -> None:
-    from cxr_assistant.study import ViewPosition
-
     phantom = make_phantom(1, view=ViewPosition.LATERAL, size_px=MICRO.image_px)
     presence = encode_phantom(phantom, MICRO.image_spec, MICRO.cells)["presence"]
     assert all(value == IGNORED for (_, side), value in zip(PRESENCE, presence, strict=True) if side)
@@ -137,7 +143,7 @@ def test_whitening_changes_the_coordinates_and_not_the_function() -> None:
 def pool(tmp_path_factory) -> Pool:  # type: ignore[no-untyped-def]
     """Thirty phantoms, as the stem's stage reads them."""
     directory = tmp_path_factory.mktemp("pool")
-    job = RenderJob(directory, TRAINING_SEEDS.first, 30, MICRO.image_spec, MICRO.cells)
+    job = RenderJob(directory, TRAINING_SEEDS.seeds(30), MICRO.image_spec, MICRO.cells)
     job.render_shard(0)
     pool = Pool(job, lambda line: None)
     pool.grow_to(30)
@@ -162,10 +168,23 @@ def test_masks_of_a_crop_belong_to_its_pixels(pool) -> None:  # type: ignore[no-
 
 
 def test_crops_show_a_finding_more_often_than_chance_would(pool) -> None:  # type: ignore[no-untyped-def]
-    _, masks = CropDealer(pool, replace(MICRO, stem_crop_px=24), np.random.default_rng(0)).draw(400)
+    """Of the same films: which film is taken is another matter."""
+    films = [pool.locate(np.array([index]))[0] for index in range(30) for _ in range(15)]
+    dealer = CropDealer(pool, replace(MICRO, stem_crop_px=24), np.random.default_rng(0))
+    taken = iter(films)
+    dealer._film = lambda: next(taken)  # type: ignore[method-assign]
+    _, masks = dealer.draw(len(films))
     around = float((masks.amax(dim=(1, 2, 3)) > 0.08).float().mean())
     everywhere = F.max_pool2d(pool.masks(np.arange(30)).amax(dim=1), 3, stride=1)
     assert around > float((everywhere > 0.08).float().mean()) + 0.1
+
+
+def test_crops_are_rather_taken_from_films_with_a_nodule(pool) -> None:  # type: ignore[no-untyped-def]
+    kinds = [["nodule", "mass"], ["mass", "pneumothorax"], ["pneumothorax"], []]
+    shard = replace(pool.shards[0], images=pool.shards[0].images[:4], records=[{"kinds": k} for k in kinds])
+    dealer = CropDealer(replace(pool, shards=[shard]), MICRO, np.random.default_rng(2))
+    drawn = np.bincount([dealer._film()[1] for _ in range(4000)]) / 4000
+    assert drawn == pytest.approx([0.5, 0.25, 0.125, 0.125], abs=0.04)
 
 
 def test_a_taught_stem_is_taken_up_as_it_was_left(pool, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -177,11 +196,15 @@ def test_a_taught_stem_is_taken_up_as_it_was_left(pool, tmp_path: Path) -> None:
     assert torch.equal(again(films), taught(films))
 
 
-def test_one_crop_of_the_whole_film_is_the_film(pool) -> None:  # type: ignore[no-untyped-def]
-    images, masks = CropDealer(pool, MICRO, np.random.default_rng(3)).draw(1)
-    same = [i for i in range(30) if torch.equal(images[0], pool.images(np.array([i]))[0])]
-    assert len(same) == 1
-    assert torch.equal(masks[0], pool.masks(np.array(same))[0])
+def test_one_crop_of_the_whole_film_is_the_film_or_its_mirror_image(pool) -> None:  # type: ignore[no-untyped-def]
+    films, theirs, seen = pool.images(np.arange(30)), pool.masks(np.arange(30)), set()
+    for image, mask in zip(*CropDealer(pool, MICRO, np.random.default_rng(3)).draw(8), strict=True):
+        ahead = [i for i in range(30) if torch.equal(image, films[i])]
+        mirrored = [i for i in range(30) if torch.equal(image, films[i].flip(-1))]
+        assert len(ahead + mirrored) == 1
+        assert torch.equal(mask, theirs[ahead[0]] if ahead else theirs[mirrored[0]].flip(-1))
+        seen.add(bool(ahead))
+    assert seen == {True, False}
 
 
 def test_masks_of_patches_are_the_mean_of_their_cells(pool) -> None:  # type: ignore[no-untyped-def]
@@ -191,12 +214,39 @@ def test_masks_of_patches_are_the_mean_of_their_cells(pool) -> None:  # type: ig
     torch.testing.assert_close(shares[:, :, 0, 0], masks[:, :, :2, :2].mean(dim=(2, 3)))
 
 
-def test_films_with_a_nodule_are_told_about_twice_as_often(pool) -> None:  # type: ignore[no-untyped-def]
-    kinds = [["nodule", "mass"], ["mass", "pneumothorax"], ["consolidation"], ["pneumothorax"], []]
-    shard = replace(pool.shards[0], records=[{"kinds": shown} for shown in kinds])
-    chances = drawn_more_often(replace(pool, shards=[shard]), np.arange(5))
-    assert chances.sum() == pytest.approx(1)
-    assert chances / chances[-1] == pytest.approx([2.0, 1.5, 1.5, 1.0, 1.0])
+def test_a_report_in_other_words_states_the_same(records) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(0)
+    for record in records:
+        told = [reworded(record["report"], rng) for _ in range(20)]
+        assert len(set(told)) > 1
+        assert {read_report(text) for text in told} == {read_report(record["report"])}
+
+
+def test_the_usual_words_are_mostly_taken() -> None:
+    def openings(usual: float) -> Counter[str]:
+        rng = np.random.default_rng(4)
+        texts = [write_findings((), ViewPosition.PA, rng, usual=usual) for _ in range(300)]
+        return Counter(text.split(".")[0] for text in texts)
+
+    assert openings(1.0) == {"PA view of the chest": 300}
+    assert 210 < openings(0.7)["PA view of the chest"] < 270
+    assert set(openings(0.0)) == {"PA view of the chest", "PA chest radiograph", "Single PA view"}
+
+
+def test_patients_with_a_nodule_are_learnt_from_more_often() -> None:
+    def shares(seeds) -> dict[FindingKind, float]:  # type: ignore[no-untyped-def]
+        drawn = [{request.kind for request in drawn_findings(seed)} for seed in seeds]
+        return {kind: sum(kind in kinds for kinds in drawn) / len(drawn) for kind in FindingKind}
+
+    seeds = seeds_to_learn_from(TRAINING_SEEDS.first, 1500)
+    assert seeds == sorted(set(seeds)) and seeds[:100] == seeds_to_learn_from(TRAINING_SEEDS.first, 100)
+    kept, clinic = shares(seeds), shares(range(TRAINING_SEEDS.first, seeds[-1]))
+    assert kept[FindingKind.NODULE] > 1.8 * clinic[FindingKind.NODULE]
+    assert kept[FindingKind.MASS] > 1.3 * clinic[FindingKind.MASS]
+    assert all(kept[kind] > 0.6 * clinic[kind] for kind in FindingKind)
+    # Every patient with a nodule is there: none is lost to chance.
+    missed = set(range(TRAINING_SEEDS.first, seeds[-1])) - set(seeds)
+    assert not any(r.kind is FindingKind.NODULE for seed in missed for r in drawn_findings(seed))
 
 
 def test_states_of_another_recipe_are_not_taken_up() -> None:

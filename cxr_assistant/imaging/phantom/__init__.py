@@ -5,7 +5,7 @@ anatomy      the solids of one patient, and the ranges patients are drawn from
 findings     which findings exist and how they combine
 lesions      what each finding adds to the rays
 projection   cameras for PA, AP and lateral; Beer-Lambert, scatter, noise
-generator    make_phantom: from a seed to a radiograph with its truth
+generator    make_phantom: from a seed to a radiograph with its truth; drawn_findings: what it will be given
 words        the truth as a findings text and as questions with answers, and back
 export       the radiograph as a DICOM or PNG file
 """
@@ -27,6 +27,7 @@ from cxr_assistant.imaging.phantom.generator import (
     VALIDATION_SEEDS,
     VISIBILITY,
     Phantom,
+    drawn_findings,
     make_phantom,
 )
 from cxr_assistant.imaging.phantom.words import (
@@ -38,6 +39,7 @@ from cxr_assistant.imaging.phantom.words import (
     ReadReport,
     mentions,
     read_report,
+    write_findings,
 )
 
 __all__ = [
@@ -63,8 +65,10 @@ __all__ = [
     "Side",
     "Zone",
     "dicom_bytes",
+    "drawn_findings",
     "make_phantom",
     "mentions",
     "png_bytes",
     "read_report",
+    "write_findings",
 ]

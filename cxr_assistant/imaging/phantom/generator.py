@@ -59,6 +59,7 @@ __all__ = [
     "Phantom",
     "SeedRange",
     "Threshold",
+    "drawn_findings",
     "make_phantom",
 ]
 
@@ -160,8 +161,8 @@ def make_phantom(
     if view is ViewPosition.UNKNOWN:
         raise PhantomError("The view is UNKNOWN; allowed: PA, AP, LATERAL.")
     patient, room, clinic, shape = (np.random.default_rng((seed, stream)) for stream in range(4))
-    drawn_view = room.choice([ViewPosition.PA, ViewPosition.AP, ViewPosition.LATERAL], p=[0.45, 0.37, 0.18])
-    view = view or ViewPosition(str(drawn_view))
+    drawn_view = _draw_view(room)
+    view = view or drawn_view
     anatomy = Anatomy.sample(patient, ranges)
     acquisition = Acquisition.sample(room, view)
     requests = (
@@ -169,6 +170,17 @@ def make_phantom(
     )
     check_combination(requests)
     return _render(seed, anatomy, acquisition, requests, shape, size_px)
+
+
+def drawn_findings(seed: int) -> tuple[FindingRequest, ...]:
+    """What `make_phantom(seed)` puts into its patient, visible or not; nothing is rendered for it."""
+    room, clinic = (np.random.default_rng((seed, stream)) for stream in (1, 2))
+    return sample_findings(clinic, _draw_view(room))
+
+
+def _draw_view(room: np.random.Generator) -> ViewPosition:
+    views = [ViewPosition.PA, ViewPosition.AP, ViewPosition.LATERAL]
+    return ViewPosition(str(room.choice(views, p=[0.45, 0.37, 0.18])))
 
 
 def _posture(view: ViewPosition) -> Posture:

@@ -29,6 +29,7 @@ __all__ = [
     "findings_text",
     "questions",
     "read_report",
+    "write_findings",
 ]
 
 FINDINGS_PROMPT = "Describe the findings of this radiograph."
@@ -126,25 +127,37 @@ _POSITIVE = {
 
 def findings_text(phantom: Phantom) -> str:
     """The findings section of a report of `phantom`; wording varies with its seed, content does not."""
-    rng = np.random.default_rng((phantom.seed, 5))
-    stated = mentions(phantom)
-    kinds = {mention.kind for mention in stated}
-    frontal = phantom.view.is_frontal
-    sentences = [_pick(rng, _VIEWS).format(view=_view_word(phantom.view, start=True))]
+    return write_findings(mentions(phantom), phantom.view, np.random.default_rng((phantom.seed, 5)))
+
+
+def write_findings(
+    stated: Sequence[Mention], view: ViewPosition, rng: np.random.Generator, *, usual: float = 0.0
+) -> str:
+    """A findings section that states just this.
+
+    Of each sentence's wordings the first is taken with the chance `usual`, 0 to 1, else any.
+    """
+
+    def pick(options: Sequence[str]) -> str:
+        # Without `usual` nothing more is drawn: the words of every phantom follow from its seed.
+        return options[0] if usual and rng.random() < usual else _pick(rng, options)
+
+    def say(*kinds: FindingKind) -> list[str]:
+        return [_sentence(pick(_POSITIVE[said.kind]), said) for said in stated if said.kind in kinds]
+
+    sentences = [pick(_VIEWS).format(view=_view_word(view, start=True))]
     sentences[0] = sentences[0].replace("Single Lateral", "Single lateral")
-    sentences += [_sentence(rng, mention) for mention in stated if mention.kind in _DEVICES]
-    if K.CARDIOMEGALY in kinds:
-        sentences += [_sentence(rng, mention) for mention in stated if mention.kind is K.CARDIOMEGALY]
-    elif frontal:
-        sentences.append(_pick(rng, _HEART))
-    in_lungs = (K.PULMONARY_EDEMA, K.CONSOLIDATION, K.ATELECTASIS, K.NODULE, K.MASS)
-    lungs = [_sentence(rng, mention) for mention in stated if mention.kind in in_lungs]
-    sentences += lungs or [_pick(rng, _CLEAR)]
-    sentences += [_sentence(rng, m) for m in stated if m.kind in (K.PLEURAL_EFFUSION, K.PNEUMOTHORAX)]
+    sentences += say(*_DEVICES)
+    heart = say(K.CARDIOMEGALY)
+    if not heart and view.is_frontal:
+        heart = [pick(_HEART)]
+    lungs = say(K.PULMONARY_EDEMA, K.CONSOLIDATION, K.ATELECTASIS, K.NODULE, K.MASS)
+    sentences += [*heart, *(lungs or [pick(_CLEAR)]), *say(K.PLEURAL_EFFUSION, K.PNEUMOTHORAX)]
+    kinds = {mention.kind for mention in stated}
     absent = [
         NOUNS[k]
         for k in (K.PLEURAL_EFFUSION, K.PNEUMOTHORAX)
-        if k not in kinds and (frontal or k is not K.PNEUMOTHORAX)
+        if k not in kinds and (view.is_frontal or k is not K.PNEUMOTHORAX)
     ]
     if absent:
         sentences.append(f"No {' or '.join(absent)}.")
@@ -155,8 +168,7 @@ def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def _sentence(rng: np.random.Generator, mention: Mention) -> str:
-    template = _pick(rng, _POSITIVE[mention.kind])
+def _sentence(template: str, mention: Mention) -> str:
     words = {"side": mention.side or "", "severity": mention.severity or "", "zone": mention.zone or ""}
     if mention.side is None and mention.zone is None:
         template = re.sub(r" (in|at|over|projects over) the \{side\} (\{zone\} zone|base)", "", template)

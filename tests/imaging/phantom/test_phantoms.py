@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -18,10 +19,12 @@ from cxr_assistant.imaging.phantom import (
     FindingKind,
     FindingRequest,
     Phantom,
+    PhantomFinding,
     Severity,
     Side,
     Zone,
     dicom_bytes,
+    drawn_findings,
     make_phantom,
     mentions,
     png_bytes,
@@ -225,3 +228,11 @@ def test_contrast_is_what_the_displayed_picture_gains(kind: FindingKind) -> None
     gain = np.abs(render_for_people(with_it.radiograph) - render_for_people(without.radiograph))
     finding, mask = with_it.findings[0], with_it.masks[0]
     assert np.percentile(gain[mask], 90) == pytest.approx(finding.contrast, rel=0.2)
+
+
+def test_what_a_seed_is_given_is_known_without_rendering_it() -> None:
+    def facts(findings: Sequence[FindingRequest | PhantomFinding]) -> list[tuple[object, ...]]:
+        return [(finding.kind, finding.side, finding.severity, finding.zone) for finding in findings]
+
+    for seed in range(700, 730):
+        assert facts(drawn_findings(seed)) == facts(make_phantom(seed, size_px=SMALL).findings)
