@@ -154,8 +154,7 @@ def make_phantom(
     Raises PhantomError for a negative seed, an unknown view, a size outside 64 to 4096, or findings that
     exclude each other.
     """
-    if seed < 0:
-        raise PhantomError(f"The seed is {seed}; allowed: 0 or more.")
+    _check_seed(seed)
     if not 64 <= size_px <= 4096:
         raise PhantomError(f"The size is {size_px} pixels; allowed: 64 to 4096.")
     if view is ViewPosition.UNKNOWN:
@@ -173,9 +172,18 @@ def make_phantom(
 
 
 def drawn_findings(seed: int) -> tuple[FindingRequest, ...]:
-    """What `make_phantom(seed)` puts into its patient, visible or not; nothing is rendered for it."""
+    """What `make_phantom(seed)` puts into its patient, visible or not; nothing is rendered for it.
+
+    Raises PhantomError for a negative seed.
+    """
+    _check_seed(seed)
     room, clinic = (np.random.default_rng((seed, stream)) for stream in (1, 2))
     return sample_findings(clinic, _draw_view(room))
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise PhantomError(f"The seed is {seed}; allowed: 0 or more.")
 
 
 def _draw_view(room: np.random.Generator) -> ViewPosition:

@@ -236,3 +236,5 @@ def test_what_a_seed_is_given_is_known_without_rendering_it() -> None:
 
     for seed in range(700, 730):
         assert facts(drawn_findings(seed)) == facts(make_phantom(seed, size_px=SMALL).findings)
+    with pytest.raises(PhantomError, match="-1"):
+        drawn_findings(-1)
