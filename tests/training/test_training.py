@@ -233,6 +233,12 @@ def test_the_usual_words_are_mostly_taken() -> None:
     assert set(openings(0.0)) == {"PA view of the chest", "PA chest radiograph", "Single PA view"}
 
 
+def test_shards_of_another_choice_of_seeds_are_not_taken_up(tmp_path: Path) -> None:
+    job = RenderJob(tmp_path, [1, 2, 3], MICRO.image_spec, MICRO.cells)
+    assert job.shard_path(0) == replace(job, seeds=range(1, 4)).shard_path(0)
+    assert job.shard_path(0) != replace(job, seeds=[1, 2, 4]).shard_path(0)
+
+
 def test_patients_with_a_nodule_are_learnt_from_more_often() -> None:
     def shares(seeds) -> dict[FindingKind, float]:  # type: ignore[no-untyped-def]
         drawn = [{request.kind for request in drawn_findings(seed)} for seed in seeds]
