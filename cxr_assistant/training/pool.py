@@ -10,8 +10,6 @@ import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count as count_from
-from itertools import islice
 from pathlib import Path
 from zlib import crc32
 
@@ -20,15 +18,12 @@ import torch
 from torch import Tensor
 
 from cxr_assistant.errors import PhantomError
-from cxr_assistant.imaging.phantom import FindingKind, drawn_findings
 from cxr_assistant.imaging.transforms import ImageSpec
 from cxr_assistant.training.data import Shard, read_shard, write_shard
 
-__all__ = ["SHARD_SIZE", "Pool", "RenderJob", "render_all", "seeds_to_learn_from"]
+__all__ = ["SHARD_SIZE", "Pool", "RenderJob", "render_all"]
 
 SHARD_SIZE = 250
-_KEPT = {FindingKind.NODULE: 1.0, FindingKind.MASS: 0.7, FindingKind.CONSOLIDATION: 0.6}  # share of seeds
-_KEPT_OTHERS = 0.35
 
 
 @dataclass(frozen=True)
@@ -60,23 +55,6 @@ class RenderJob:
         path = self.shard_path(index)
         if not path.with_suffix(".json").exists():
             write_shard(path, self._shard_seeds(index), self.spec, self.cells)
-
-
-def seeds_to_learn_from(first: int, count: int) -> list[int]:
-    """`count` seeds from `first` on: all with a nodule, fewer of others, so that the rare is met more often.
-
-    A nodule is the hardest finding and stands in few films: a fresh one teaches more than an old one again.
-    Whether its film will show it is not known before it is rendered.
-    And greedy decoding states what is likelier than not: too seldom, for what is rare, to reach the best F1.
-    """
-    return list(islice((seed for seed in count_from(first) if _is_kept(seed)), count))
-
-
-def _is_kept(seed: int) -> bool:
-    share = max(
-        (_KEPT.get(request.kind, _KEPT_OTHERS) for request in drawn_findings(seed)), default=_KEPT_OTHERS
-    )
-    return bool(np.random.default_rng((seed, 7)).random() < share)
 
 
 def render_all(jobs: Sequence[RenderJob], processes: int) -> list[multiprocessing.process.BaseProcess]:

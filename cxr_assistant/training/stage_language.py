@@ -14,6 +14,7 @@ from transformers import Dinov2Config
 
 from cxr_assistant.imaging.phantom import FINDINGS_PROMPT
 from cxr_assistant.models.llava import make_config, make_empty
+from cxr_assistant.training.descent import cosine_rate, descend
 from cxr_assistant.training.language import (
     EOS,
     IGNORED_TOKEN,
@@ -22,11 +23,11 @@ from cxr_assistant.training.language import (
     reworded,
     sample_turns,
 )
+from cxr_assistant.training.pictures import augment, normalise
 from cxr_assistant.training.pool import Pool
 from cxr_assistant.training.recipe import Recipe
-from cxr_assistant.training.stage_tower import cosine_rate, normalise, tower_config
+from cxr_assistant.training.stage_tower import tower_config
 from cxr_assistant.training.team import SOLO, Team
-from cxr_assistant.training.tower import augment
 
 __all__ = ["make_student", "train_language"]
 
@@ -109,13 +110,8 @@ class LanguageTrainer:
             rows = self.rng.integers(0, len(self.indices), self.team.share_of(self.recipe.batch))
             records = [shard.records[index] for shard, index in self.pool.locate(self.indices[rows])]
             loss = self._loss(self.features[torch.from_numpy(rows)], [turns_of(record) for record in records])
-            for group in self.optimizer.param_groups:
-                group["lr"] = cosine_rate(step, steps, peak, min(100, steps // 10 + 1))
-            self.optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            self.team.average_gradients(self.trained)
-            nn.utils.clip_grad_norm_(self.trained, 1.0)
-            self.optimizer.step()
+            rate = cosine_rate(step, steps, peak, min(100, steps // 10 + 1))
+            descend(loss, self.optimizer, self.trained, rate, self.team)
             losses.append(float(loss.detach()))
             if (step % 50 == 49 or step + 1 == steps) and self.team.leads:
                 speed = self.recipe.batch * (step + 1) / (time.monotonic() - started)

@@ -22,19 +22,17 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from cxr_assistant.imaging.phantom import FindingKind
 from cxr_assistant.models.stem import CELL_PX, Stem
 from cxr_assistant.training.data import KINDS, Shard
+from cxr_assistant.training.descent import cosine_rate, descend
+from cxr_assistant.training.emphasis import emphasis_on, strongest_emphasis
+from cxr_assistant.training.pictures import augment, normalise
 from cxr_assistant.training.pool import Pool
 from cxr_assistant.training.recipe import Recipe
-from cxr_assistant.training.stage_tower import cosine_rate, normalise
 from cxr_assistant.training.team import SOLO, Team
-from cxr_assistant.training.tower import augment
 
 __all__ = ["fold_norms", "train_stem"]
 
 Report = Callable[[str], None]
 _AROUND_A_FINDING = 0.65  # share of crops that are drawn around a finding, if the film has any
-# How often a film is taken when chance offers it, and how often a crop goes to one of several findings.
-_TAKEN, _TAKEN_OTHERS = {FindingKind.NODULE: 1.0, FindingKind.MASS: 0.5, FindingKind.CONSOLIDATION: 0.5}, 0.25
-_DRAWN = {FindingKind.NODULE: 6.0, FindingKind.MASS: 3.0, FindingKind.CONSOLIDATION: 3.0}  # others: 1
 _CELL_SHARE = 0.2  # a cell belongs to a finding from this covered share on
 _THIN_SHARE = 0.08  # and to a tube or a line from this one on
 _THIN = (FindingKind.ENDOTRACHEAL_TUBE, FindingKind.CENTRAL_LINE)
@@ -65,7 +63,7 @@ class CropDealer:
     def __init__(self, pool: Pool, recipe: Recipe, rng: np.random.Generator) -> None:
         self.pool, self.rng = pool, rng
         self.side = min(recipe.stem_crop_px, recipe.image_px) // CELL_PX
-        self.weights = np.array([_DRAWN.get(kind, 1.0) for kind in KINDS])
+        self.weights = np.array([emphasis_on(kind).centred for kind in KINDS])
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         images, masks = [], []
@@ -84,9 +82,7 @@ class CropDealer:
         while True:
             ((shard, row),) = self.pool.locate(self.rng.integers(0, self.pool.available, 1))
             kinds = map(FindingKind, shard.records[row]["kinds"])
-            if self.rng.random() < max(
-                (_TAKEN.get(kind, _TAKEN_OTHERS) for kind in kinds), default=_TAKEN_OTHERS
-            ):
+            if self.rng.random() < strongest_emphasis(kinds).cropped:
                 return shard, row
 
     def _corner(self, masks: np.ndarray) -> tuple[int, int]:
@@ -126,19 +122,14 @@ def train_stem(pool: Pool, recipe: Recipe, report: Report, state: Path, team: Te
         with torch.autocast("cpu", torch.bfloat16):
             logits = teacher(normalise(images, recipe).contiguous(memory_format=torch.channels_last))
         loss = _cell_loss(logits.float(), masks)
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(step, recipe.stem_steps, recipe.stem_rate, recipe.stem_steps // 20 + 1)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        team.average_gradients(teacher.parameters())
-        torch.nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
-        optimizer.step()
+        rate = cosine_rate(step, recipe.stem_steps, recipe.stem_rate, recipe.stem_steps // 20 + 1)
+        descend(loss, optimizer, teacher.parameters(), rate, team)
         losses.append(float(loss.detach()))
         if (step % 50 == 49 or step + 1 == recipe.stem_steps) and team.leads:
-            rate = recipe.stem_batch * (step + 1) / (time.monotonic() - started)
+            speed = recipe.stem_batch * (step + 1) / (time.monotonic() - started)
             report(
                 f"stem {step + 1}/{recipe.stem_steps} pool {pool.available} loss {np.mean(losses[-50:]):.4f}"
-                f" {rate:.0f} crops/s"
+                f" {speed:.0f} crops/s"
             )
     team.average_buffers(teacher)
     stem = fold_norms(teacher.stem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,8 @@ from transformers import Dinov2Config
 
 from cxr_assistant.models.stem import CELL_PX, Stem
 from cxr_assistant.training.data import KINDS
+from cxr_assistant.training.descent import cosine_rate, descend
+from cxr_assistant.training.pictures import augment, normalise
 from cxr_assistant.training.pool import SHARD_SIZE, Pool
 from cxr_assistant.training.recipe import Recipe
 from cxr_assistant.training.team import SOLO, Team
@@ -22,13 +23,12 @@ from cxr_assistant.training.tower import (
     Balance,
     Labels,
     TowerTeacher,
-    augment,
     bake_patches,
     tower_loss,
     whiten_patches,
 )
 
-__all__ = ["cosine_rate", "normalise", "share_per_patch", "tower_config", "train_tower", "validate_tower"]
+__all__ = ["share_per_patch", "tower_config", "train_tower", "validate_tower"]
 
 Report = Callable[[str], None]
 
@@ -49,20 +49,6 @@ def tower_config(recipe: Recipe) -> Dinov2Config:
     # On CPUs plain bf16 products outrun the fused kernel at this size: 67 against 42 pictures/s.
     config._attn_implementation = "eager"
     return config
-
-
-def cosine_rate(step: int, steps: int, peak: float, warmup: int) -> float:
-    """Learning rate: linear warm-up, then a cosine to 1 % of the peak."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1))))
-
-
-def normalise(images: Tensor, recipe: Recipe) -> Tensor:
-    """(B, C, S, S) films and their maps in [0, 1], as `transforms.prepare` normalises them."""
-    spec = recipe.image_spec
-    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
-    return (images - mean) / std
 
 
 def share_per_patch(masks: Tensor, recipe: Recipe) -> Tensor:
@@ -116,15 +102,8 @@ class TowerTrainer:
             logits = self.teacher(normalise(images, recipe))
         labels = labels_of(pool, indices, share_per_patch(masks, recipe))
         loss, parts = tower_loss(logits, labels, self.balance)
-        for group in self.optimizer.param_groups:
-            group["lr"] = cosine_rate(
-                self.step, recipe.tower_steps, recipe.tower_rate, recipe.tower_steps // 20
-            )
-        self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        self.team.average_gradients(self.teacher.parameters())
-        torch.nn.utils.clip_grad_norm_(self.teacher.parameters(), 1.0)
-        self.optimizer.step()
+        rate = cosine_rate(self.step, recipe.tower_steps, recipe.tower_rate, recipe.tower_steps // 20)
+        descend(loss, self.optimizer, self.teacher.parameters(), rate, self.team)
         self.step += 1
         return parts
 

@@ -18,7 +18,7 @@ from transformers import Dinov2Config, Dinov2Model
 from cxr_assistant.models.stem import Stem, add_stem
 from cxr_assistant.training.data import IGNORED, KINDS, PRESENCE, SEVERITY, VIEWS
 
-__all__ = ["Balance", "Labels", "TowerTeacher", "augment", "bake_patches", "tower_loss", "whiten_patches"]
+__all__ = ["Balance", "Labels", "TowerTeacher", "bake_patches", "tower_loss", "whiten_patches"]
 
 _GRADES = 3
 _MASK_SHARE = 0.045  # a patch belongs to a finding from this covered share on: a catheter fills little of it
@@ -184,34 +184,3 @@ def _severity_loss(logits: Tensor, labels: Labels) -> Tensor:
     if not graded.any():
         return logits.sum() * 0
     return F.cross_entropy(logits.float()[graded], labels.severity[graded].long())
-
-
-def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Shift, zoom, turn, gamma, contrast and noise; never a flip, which would swap the patient's sides.
-
-    images (B, C, S, S) in [0, 1], the film first, then its maps; masks (B, K, G, G); all are moved alike. A
-    map follows the contrast of its film, so it is only made stronger or weaker.
-    """
-    count = images.shape[0]
-
-    def draw(spread: float) -> Tensor:
-        return (torch.rand(count, generator=generator) * 2 - 1) * spread
-
-    angle, zoom = draw(0.06), 1 + draw(0.07)
-    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    theta = torch.stack([torch.stack([cos, -sin, draw(0.08)], 1), torch.stack([sin, cos, draw(0.08)], 1)], 1)
-    moved = _warp(images, theta)
-    gamma = torch.exp(draw(0.22))[:, None, None, None]
-    gain, lift = (1 + draw(0.12))[:, None, None, None], draw(0.06)[:, None, None, None]
-    film, maps = moved[:, :1], moved[:, 1:]
-    noise = torch.randn(film.shape, generator=generator) * (
-        torch.rand(count, 1, 1, 1, generator=generator) * 0.03
-    )
-    film = film.clamp(1e-3, 1) ** gamma * gain + lift + noise
-    maps = maps * torch.exp(draw(0.2))[:, None, None, None]
-    return torch.cat([film, maps], dim=1).clamp(0, 1), _warp(masks, theta)
-
-
-def _warp(images: Tensor, theta: Tensor) -> Tensor:
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False, padding_mode="zeros")

@@ -27,12 +27,14 @@ from cxr_assistant.checkpoints.folder import load_llava, write_llava
 from cxr_assistant.imaging.phantom import TRAINING_SEEDS, VALIDATION_SEEDS, make_phantom
 from cxr_assistant.imaging.transforms import prepare
 from cxr_assistant.models.gate import PhantomGate, picture_features
+from cxr_assistant.training.emphasis import seeds_to_learn_from
 from cxr_assistant.training.language import train_tokenizer
-from cxr_assistant.training.pool import Pool, RenderJob, render_all, seeds_to_learn_from
+from cxr_assistant.training.pictures import normalise
+from cxr_assistant.training.pool import Pool, RenderJob, render_all
 from cxr_assistant.training.recipe import EMBEDDED, MICRO, Recipe
 from cxr_assistant.training.stage_language import make_student, train_language
 from cxr_assistant.training.stage_stem import train_stem
-from cxr_assistant.training.stage_tower import normalise, train_tower
+from cxr_assistant.training.stage_tower import train_tower
 from cxr_assistant.training.team import Team, run_team
 from cxr_assistant.training.tower import TowerTeacher
 

@@ -28,6 +28,7 @@ from cxr_assistant.models.stem import CELL_PX
 from cxr_assistant.settings import PROJECT_ROOT
 from cxr_assistant.study import ViewPosition
 from cxr_assistant.training.data import IGNORED, KINDS, PRESENCE, encode_phantom
+from cxr_assistant.training.emphasis import seeds_to_learn_from
 from cxr_assistant.training.language import (
     EOS,
     IGNORED_TOKEN,
@@ -36,11 +37,12 @@ from cxr_assistant.training.language import (
     sample_turns,
     train_tokenizer,
 )
-from cxr_assistant.training.pool import Pool, RenderJob, seeds_to_learn_from
+from cxr_assistant.training.pictures import augment
+from cxr_assistant.training.pool import Pool, RenderJob
 from cxr_assistant.training.recipe import EMBEDDED, MICRO
 from cxr_assistant.training.stage_stem import CropDealer, train_stem
 from cxr_assistant.training.stage_tower import share_per_patch, tower_config
-from cxr_assistant.training.tower import augment, bake_patches, whiten_patches
+from cxr_assistant.training.tower import bake_patches, whiten_patches
 from cxr_assistant.training.train import train
 
 
