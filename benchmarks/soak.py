@@ -1,10 +1,9 @@
 """Many visitors for a long time: nothing but "busy" may go wrong, and nothing may grow or stay behind.
 
 `python benchmarks/soak.py --sessions 20 --minutes 30 --out benchmarks/results/soak.json` starts the app with
-a scripted engine, has one visitor refused while nobody else is there, then lets each session add films
-(hostile ones too), ask, stop, reload and leave, has one more visitor ask faster than anybody may, watches the
-app's memory, threads and descriptors from outside, and prints one JSON line. Exit status 1 when a target is
-missed.
+a scripted engine, lets each session add films (hostile ones too), ask, stop, reload and leave, has one more
+visitor ask faster than anybody may, watches the app's memory, threads and descriptors from outside, and
+prints one JSON line. Exit status 1 when a target is missed.
 """
 
 from __future__ import annotations
@@ -54,7 +53,6 @@ LIMITS = {
     "CXR_MAX_PAGES": "1000",
 }
 HASTE_S = 0.2  # from a refusal to the next question; what is allowed is one in three seconds
-NUM_ALONE = 15  # refusals of one visitor alone, of which the median counts
 MAX_ANSWERS = Limits().max_turns
 FILMS = ("ok_dcm_explicit.dcm", "ok_png_gray16.png", "ok_jpeg_progressive.jpg", "ok_dcm_rle.dcm")
 HOSTILE = ("png_bomb_88mp_rgba.png", "dcm_seq_depth_2500.dcm", "dcm_jpeg_truncated.dcm", "oth_svg.svg")
@@ -79,7 +77,6 @@ class Outcome:
     num_requests: int = 0
     num_stopped: int = 0
     refusals_s: list[float] = field(default_factory=list)
-    refusal_alone_s: float | None = None  # the median of one visitor's refusals while nobody else is there
     answers_s: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     loads: list[tuple[float, int, Load]] = field(default_factory=list)  # when, after how many requests, what
@@ -163,23 +160,6 @@ class _Session(threading.Thread):
             self.outcome.errors.append(str(refused))
 
 
-def _refused_alone(address: str, outcome: Outcome, patience_s: float = 60.0) -> None:
-    """Note how long a refusal takes on this machine while nobody else is there: a yardstick of the others."""
-    refusals_s: list[float] = []
-    until = time.monotonic() + patience_s
-    try:
-        with Visitor(address) as visitor, visitor.heartbeat():
-            visitor.add(_film(FILMS[0]), "film")
-            while len(refusals_s) < NUM_ALONE and (start := time.monotonic()) < until:
-                question = f"And alone, {start:.3f} seconds on?"
-                if _is_busy(_after(question, visitor.ask(question))):
-                    refusals_s.append(time.monotonic() - start)
-    except Exception as error:
-        outcome.errors.append(f"alone: {type(error).__name__}: {str(error)[:200]}")
-    if refusals_s:
-        outcome.refusal_alone_s = statistics.median(refusals_s)
-
-
 def _ask_in_haste(address: str, until: float, teller: Connection) -> None:
     """Ask faster than is allowed, and tell how long each refusal took and what went wrong.
 
@@ -229,7 +209,6 @@ def soak(plan: Plan, folder: Path) -> Outcome:
     script = {"CXR_SCRIPT_WORDS": str(plan.num_words), "CXR_SCRIPT_DELAY_MS": str(plan.delay_ms)}
     served, outcome = Served.start(folder, LIMITS | script), Outcome()
     try:
-        _refused_alone(served.address, outcome)
         until = time.monotonic() + plan.seconds
         told, teller = multiprocessing.Pipe(duplex=False)
         spawned = multiprocessing.get_context("spawn")
@@ -285,7 +264,6 @@ def judge(plan: Plan, outcome: Outcome, *, least_answers: int = 10) -> dict[str,
         "fewest_answers": min((outcome.answers[n] for n in range(plan.num_sessions)), default=0),
         "stopped": outcome.num_stopped,
         "refusals": len(outcome.refusals_s),
-        "refusal_alone_s": outcome.refusal_alone_s,
         "answer_p50_s": _percentile(outcome.answers_s, 0.5),
         "first_errors": outcome.errors[:5],
         "targets": {
