@@ -49,8 +49,8 @@ from cxr_assistant.study import Radiograph, Study, ViewPosition
 from cxr_assistant.tasks import Task
 
 if TYPE_CHECKING:
+    from cxr_assistant.checkpoints.fetching import FetchPlan
     from cxr_assistant.checkpoints.progress import OnProgress
-    from cxr_assistant.checkpoints.weights import FetchPlan
     from cxr_assistant.engine.worker import Health, Worker
     from cxr_assistant.imaging.model_view import Frame, ModelView
     from cxr_assistant.imaging.phantom import Phantom

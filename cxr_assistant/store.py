@@ -13,9 +13,9 @@ from cxr_assistant.errors import CheckpointError, DownloadFailed
 from cxr_assistant.generation import IsCancelled
 
 if TYPE_CHECKING:
+    from cxr_assistant.checkpoints.fetching import FetchPlan
     from cxr_assistant.checkpoints.progress import OnProgress, Progress
     from cxr_assistant.checkpoints.spec import Checkpoint
-    from cxr_assistant.checkpoints.weights import FetchPlan
 
 __all__ = ["Store", "WeightStore"]
 

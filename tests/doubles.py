@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from cxr_assistant.checkpoints.fetching import FetchPlan
 from cxr_assistant.checkpoints.progress import OnProgress, Progress, Stage
 from cxr_assistant.checkpoints.spec import Checkpoint, Licence, TaskWording
-from cxr_assistant.checkpoints.weights import FetchPlan
 from cxr_assistant.engine.service import Health, WorkerState
 from cxr_assistant.errors import CxrAssistantError, DownloadFailed
 from cxr_assistant.generation import (

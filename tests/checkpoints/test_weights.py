@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cxr_assistant.checkpoints import chexagent, weights
+from cxr_assistant.checkpoints import chexagent, fetching, weights
 from cxr_assistant.checkpoints.blindness import measure_image_effect, require_sight
 from cxr_assistant.checkpoints.hub import Hub
 from cxr_assistant.checkpoints.licences import accept_licence, is_licence_accepted, require_licence
@@ -203,7 +203,7 @@ def test_a_byte_that_flips_in_the_cache_is_found_before_conversion(
 def test_a_full_disk_is_seen_before_anything_starts(
     hub: Hub, server: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "free_bytes", lambda _: 1_000_000)
+    monkeypatch.setattr(fetching, "free_bytes", lambda _: 1_000_000)
     with pytest.raises(NotEnoughDisk, match=r"GB are needed .* GB are free"):
         weights.fetch(CHEXAGENT, tmp_path / "weights", hub=hub)
     assert not server.sent
@@ -395,8 +395,8 @@ def test_an_index_that_a_power_cut_emptied_is_fetched_again(
 def test_a_disk_on_which_nothing_is_written_may_be_full(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(weights, "free_bytes", lambda folder: 0 if folder.name == "cache" else 10**12)
-    weights.FetchPlan((), 0, 1, {tmp_path / "cache": 0, tmp_path / "weights": 1}).require_disk()
+    monkeypatch.setattr(fetching, "free_bytes", lambda folder: 0 if folder.name == "cache" else 10**12)
+    fetching.FetchPlan((), 0, 1, {tmp_path / "cache": 0, tmp_path / "weights": 1}).require_disk()
 
 
 @pytest.mark.requirement("W3")
