@@ -125,7 +125,7 @@ def main() -> int:
 def _measured(port: int) -> dict[str, Any]:
     from playwright.sync_api import FilePayload, sync_playwright
 
-    from cxr_assistant.assistant import load
+    from cxr_assistant.loading import load
     from cxr_assistant.settings import read_settings
     from cxr_assistant.ui.app import build_app, launch
 

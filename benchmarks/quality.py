@@ -27,13 +27,14 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.figures import TARGETS, figures, judge, swap_figures  # noqa: E402
 from benchmarks.reading import PhantomReading, SwapReading, read_phantoms, read_swaps  # noqa: E402
-from cxr_assistant.assistant import Assistant, load  # noqa: E402
+from cxr_assistant.assistant import Assistant  # noqa: E402
 from cxr_assistant.checkpoints.spec import get_checkpoint  # noqa: E402
 from cxr_assistant.checkpoints.weights import locate  # noqa: E402
 from cxr_assistant.conversation import Conversation  # noqa: E402
 from cxr_assistant.errors import ForeignImage, StudyError  # noqa: E402
 from cxr_assistant.generation import collect  # noqa: E402
 from cxr_assistant.imaging.phantom import TEST_SEEDS, UNSEEN_ANATOMY_SEEDS  # noqa: E402
+from cxr_assistant.loading import load  # noqa: E402
 from cxr_assistant.settings import read_settings  # noqa: E402
 from cxr_assistant.study import Radiograph, Study  # noqa: E402
 from cxr_assistant.tasks import Task  # noqa: E402

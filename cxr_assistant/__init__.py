@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cxr_assistant.assistant import Assistant, load, make_session_id, make_session_key, read_study
+    from cxr_assistant.assistant import Assistant, make_session_id, make_session_key, read_study
     from cxr_assistant.checkpoints.spec import Checkpoint, get_checkpoint, list_checkpoints
     from cxr_assistant.conversation import Conversation, Turn
     from cxr_assistant.errors import CxrAssistantError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from cxr_assistant.imaging.phantom import make_phantom
     from cxr_assistant.imaging.read import read_radiograph
+    from cxr_assistant.loading import load
     from cxr_assistant.report import BoundingBox, Report
     from cxr_assistant.study import Radiograph, Study, ViewPosition
     from cxr_assistant.tasks import Task
@@ -69,7 +70,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "assistant": ("Assistant", "load", "make_session_id", "make_session_key", "read_study"),
+    "assistant": ("Assistant", "make_session_id", "make_session_key", "read_study"),
     "checkpoints.spec": ("Checkpoint", "get_checkpoint", "list_checkpoints"),
     "conversation": ("Conversation", "Turn"),
     "errors": ("CxrAssistantError",),
@@ -86,6 +87,7 @@ _HOMES = {
     ),
     "imaging.phantom": ("make_phantom",),
     "imaging.read": ("read_radiograph",),
+    "loading": ("load",),
     "report": ("BoundingBox", "Report"),
     "study": ("Radiograph", "Study", "ViewPosition"),
     "tasks": ("Task",),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,6 @@ from cxr_assistant.errors import (
     ForeignImage,
     MissingRadiograph,
     PhantomError,
-    SettingsError,
     UnsupportedTask,
 )
 from cxr_assistant.fitting import (
@@ -43,7 +41,7 @@ from cxr_assistant.generation import (
 )
 from cxr_assistant.harmless import harmless
 from cxr_assistant.parts import parts_of, stream_parts
-from cxr_assistant.settings import PRECISIONS, Limits, Settings, read_settings
+from cxr_assistant.settings import Limits
 from cxr_assistant.store import Store, WeightStore
 from cxr_assistant.study import Radiograph, Study, ViewPosition
 from cxr_assistant.tasks import Task
@@ -56,7 +54,7 @@ if TYPE_CHECKING:
     from cxr_assistant.imaging.phantom import Phantom
     from cxr_assistant.models.precision import Fit
 
-__all__ = ["GREEDY", "Assistant", "load", "make_session_id", "make_session_key", "read_study"]
+__all__ = ["GREEDY", "Assistant", "make_session_id", "make_session_key", "read_study"]
 
 GREEDY = SamplingParams()
 _Words = TypeVar("_Words", bound=StrEnum)
@@ -324,44 +322,6 @@ class Assistant:
         return f"Choose {' or '.join(f'{c.title} ({c.name})' for c in able)} {purpose}."
 
 
-def load(
-    checkpoint: str | None = None,
-    weights: str | Path | None = None,
-    worker: Worker | str | None = None,
-    settings: Settings | None = None,
-    *,
-    precision: str | None = None,
-) -> Assistant:
-    """An assistant that can answer; torch is first imported when the worker loads a model.
-
-    `weights` is the folder of `checkpoint` itself, as published or converted; without it the embedded model
-    and what was fetched before are there. `worker` is "inline" (this process), "process" (a process of its
-    own) or a ready worker; `precision` is one of settings.PRECISIONS. The environment decides what is None.
-    """
-    settings = settings or read_settings()
-    settings = replace(
-        settings,
-        checkpoint=checkpoint or settings.checkpoint,
-        checkpoint_dir=Path(weights) if weights is not None else settings.checkpoint_dir,
-        precision=_one_of_precisions(precision) if precision is not None else settings.precision,
-    )
-    return Assistant(
-        _make_worker(worker or settings.worker, settings),
-        checkpoint=settings.checkpoint,
-        store=WeightStore(
-            settings.weights_dir,
-            may_fetch=settings.may_fetch,
-            given=settings.checkpoint if settings.checkpoint_dir else None,
-        ),
-    )
-
-
-def _one_of_precisions(precision: str) -> str:
-    if precision not in PRECISIONS:
-        raise SettingsError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}.")
-    return precision
-
-
 def make_session_id() -> str:
     """A name for one visitor that nobody can guess; see `Assistant.respond` and `Assistant.forget`."""
     return secrets.token_hex(16)
@@ -399,40 +359,6 @@ def _content(path: Path) -> bytes:
         raise MissingRadiograph(
             "One of the given paths is no file that can be read.", hint="Check the paths of the study."
         ) from error
-
-
-def _make_worker(worker: Worker | str, settings: Settings) -> Worker:
-    from cxr_assistant.engine.worker import InlineWorker, ProcessWorker
-
-    if not isinstance(worker, str):
-        return worker
-    kinds: dict[str, Callable[[Callable[[], Any]], Worker]] = {
-        "inline": InlineWorker,
-        "process": partial(ProcessWorker, stuck_s=settings.limits.stuck_s),
-    }
-    if worker == "zerogpu":
-        return _make_zerogpu_worker(settings)
-    if worker not in kinds:
-        raise SettingsError(f"worker is {worker!r}; allowed: inline, process, zerogpu.")
-    return kinds[worker](partial(_make_service, settings))
-
-
-def _make_zerogpu_worker(settings: Settings) -> Worker:
-    from cxr_assistant.checkpoints.spec import get_checkpoint
-    from cxr_assistant.engine.zerogpu import ZeroGpuWorker
-
-    return ZeroGpuWorker(
-        partial(_make_service, replace(settings, device="cpu")),
-        partial(_make_service, settings),
-        needs_gpu=lambda name: not get_checkpoint(name).is_embedded,
-    )
-
-
-def _make_service(settings: Settings) -> Any:
-    # Top-level, so that a worker process can be handed it; the import brings torch and happens over there.
-    from cxr_assistant.serving import make_service
-
-    return make_service(settings)
 
 
 def _word(words: type[_Words], value: str, what: str) -> _Words:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxr_assistant.assistant import Assistant, load, make_session_id, make_session_key, read_study
+from cxr_assistant.assistant import Assistant, make_session_id, make_session_key, read_study
 from cxr_assistant.checkpoints.spec import Checkpoint, TaskWording
 from cxr_assistant.conversation import Conversation
 from cxr_assistant.errors import (
@@ -27,6 +27,7 @@ from cxr_assistant.errors import (
 from cxr_assistant.fitting import EVERY_PART
 from cxr_assistant.generation import FinishReason, GenerationRequest, collect
 from cxr_assistant.imaging.rendering import encode_png
+from cxr_assistant.loading import load
 from cxr_assistant.models.precision import GIB, Device
 from cxr_assistant.settings import read_settings
 from cxr_assistant.study import Study, ViewPosition

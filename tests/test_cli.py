@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import cxr_assistant.assistant
+import cxr_assistant.loading
 from cxr_assistant.assistant import Assistant
 from cxr_assistant.checkpoints.progress import OnProgress, Progress, Stage
 from cxr_assistant.checkpoints.spec import Checkpoint, TaskWording
@@ -52,7 +52,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> ScriptedWorker:
     def load(checkpoint: str | None = None, **_: Any) -> Assistant:
         return Assistant(worker, checkpoint=checkpoint or "embedded", menu=MENU)
 
-    monkeypatch.setattr(cxr_assistant.assistant, "load", load)
+    monkeypatch.setattr(cxr_assistant.loading, "load", load)
     return worker
 
 
@@ -363,7 +363,7 @@ def test_a_precision_reaches_the_assistant_and_an_unknown_one_is_refused(run, fi
         given.append(options["precision"])
         return Assistant(ScriptedWorker(), menu=MENU)
 
-    monkeypatch.setattr(cxr_assistant.assistant, "load", load)
+    monkeypatch.setattr(cxr_assistant.loading, "load", load)
     assert run("report", film(), "--precision", "nf4")[0] == 0
     assert given == ["nf4"]
     with pytest.raises(SystemExit):
@@ -379,7 +379,7 @@ def test_a_prior_is_compared_with(run, film, monkeypatch) -> None:
         tasks={Task.PROGRESSION: TaskWording(prompt="Follow {text}.", needs_text=True, needs_prior=True)},
     )
     monkeypatch.setattr(
-        cxr_assistant.assistant, "load", lambda **_: Assistant(worker, checkpoint="chex", menu=(comparing,))
+        cxr_assistant.loading, "load", lambda **_: Assistant(worker, checkpoint="chex", menu=(comparing,))
     )
     new, old = film("new.png", 10), film("old.png", 20)
     assert run("ask", "edema", new, "--prior", old, "--task", "progression", "--checkpoint", "chex")[0] == 0

@@ -61,6 +61,7 @@ FRONT_DESK = {  # one room
     "bounds",
     "fitting",
     "harmless",
+    "loading",
     "parts",
     "residents",
     "serving",

@@ -94,9 +94,9 @@ def task_named(name: str) -> Task:
 
 def load_assistant(arguments: argparse.Namespace, console: Console) -> Assistant:
     """The assistant of this command line, with the engine in this very process."""
-    from cxr_assistant.assistant import load
     from cxr_assistant.checkpoints.licences import accept_licence
     from cxr_assistant.checkpoints.spec import get_checkpoint
+    from cxr_assistant.loading import load
 
     for name in arguments.accept_licence:
         accept_licence(get_checkpoint(name))

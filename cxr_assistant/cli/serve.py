@@ -41,7 +41,7 @@ def add_command(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     settings = _settings(arguments)
     end_in_order_when_told()
-    from cxr_assistant.assistant import load
+    from cxr_assistant.loading import load
     from cxr_assistant.ui.app import build_app, launch
     from cxr_assistant.ui.web.profiles import check_profile
 

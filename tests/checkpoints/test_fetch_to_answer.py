@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxr_assistant.assistant import Assistant, load
+from cxr_assistant.assistant import Assistant
 from cxr_assistant.checkpoints.progress import Progress, Stage, ignore_progress
 from cxr_assistant.cli.main import main
 from cxr_assistant.conversation import Conversation
 from cxr_assistant.errors import DownloadFailed, LicenceNotAccepted
 from cxr_assistant.generation import SamplingParams, collect
 from cxr_assistant.imaging.rendering import encode_png
+from cxr_assistant.loading import load
 from cxr_assistant.models.precision import GIB, Device
 from cxr_assistant.settings import Settings, read_settings
 from cxr_assistant.study import Radiograph, Study, ViewPosition

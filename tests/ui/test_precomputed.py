@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from cxr_assistant.assistant import load
 from cxr_assistant.checkpoints import embedded
 from cxr_assistant.checkpoints.spec import get_checkpoint
 from cxr_assistant.conversation import Conversation
 from cxr_assistant.errors import SettingsError
 from cxr_assistant.imaging.phantom.words import read_report
 from cxr_assistant.imaging.read import read_radiograph
+from cxr_assistant.loading import load
 from cxr_assistant.models.vlm import VisionLanguageModel
 from cxr_assistant.study import Study
 from cxr_assistant.ui.examples import Example, read_examples
