@@ -39,10 +39,10 @@ class Recipe:
     stem_rate: float = 2e-3
     tower_steps: int = 1_800
     tower_rate: float = 5e-4
-    language_phantoms: int = 5_000  # none of which the tower was taught with
+    language_phantoms: int = 8_000  # none of which the tower was taught with
     feature_views: int = 3  # augmented versions of each picture whose features the language model sees
     align_steps: int = 150
-    instruct_steps: int = 2_100
+    instruct_steps: int = 3_600
     language_rate: float = 1.5e-3
     questions_per_picture: int = 6
     gate_films: int = 800  # unseen phantoms at the product's own size, for the gate's threshold
