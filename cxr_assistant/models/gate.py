@@ -49,7 +49,7 @@ class PhantomGate:
 
     @classmethod
     def fit(
-        cls, features: Tensor, held_out: Tensor, *, admit: float, slack: float, shrinkage: float = 1e-3
+        cls, features: Tensor, held_out: Tensor, *, admit: float, slack: float, shrinkage: float = 1e-4
     ) -> PhantomGate:
         """The cloud of (N, F) features; the threshold: `slack` times the `admit` quantile of others."""
         cloud = features.double()

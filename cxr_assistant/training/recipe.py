@@ -44,6 +44,8 @@ class Recipe:
     align_steps: int = 150
     instruct_steps: int = 3_600
     language_rate: float = 1.5e-3
+    settle_steps: int = 600  # the last of instruction, films with what is named too seldom drawn more often
+    settle_rate: float = 4e-4
     questions_per_picture: int = 6
     gate_films: int = 800  # unseen phantoms at the product's own size, for the gate's threshold
 
@@ -80,4 +82,5 @@ MICRO = Recipe(
     image_px=64, patch_px=16, stem_width=16, stem_batch=16, stem_steps=6, tower_width=64, tower_layers=2,
     language_width=64, language_layers=2, vocabulary=512, phantoms=100, first_phantoms=100, validation=50,
     language_phantoms=60, gate_films=40, batch=16, tower_steps=20, align_steps=4, instruct_steps=16,
+    settle_steps=4,
 )  # fmt: skip

@@ -28,7 +28,7 @@ from cxr_assistant.models.stem import CELL_PX
 from cxr_assistant.settings import PROJECT_ROOT
 from cxr_assistant.study import ViewPosition
 from cxr_assistant.training.data import IGNORED, KINDS, PRESENCE, encode_phantom
-from cxr_assistant.training.emphasis import seeds_to_learn_from
+from cxr_assistant.training.emphasis import chances_to_be_told, seeds_to_learn_from
 from cxr_assistant.training.language import (
     EOS,
     IGNORED_TOKEN,
@@ -117,6 +117,13 @@ def test_the_micro_recipe_makes_a_model_that_the_product_loads(tmp_path: Path) -
     assert model.processor.num_image_tokens == MICRO.patches**2
     assert PhantomGate.load(folder / "gate.safetensors").threshold > 0
     assert any(line.startswith(f"instruct {MICRO.instruct_steps}/") for line in lines)
+    # A run that was cut before the last leg of instruction goes on to the same weights.
+    first = (folder / "model.safetensors").read_bytes()
+    lines.clear()
+    train(MICRO, folder, tmp_path / "work", lines.append, processes=1)
+    assert "taking up the language model before it settles" in lines
+    assert not any(line.startswith("instruct") for line in lines)
+    assert (folder / "model.safetensors").read_bytes() == first
 
 
 def test_the_committed_model_was_made_by_the_committed_recipe() -> None:
@@ -255,6 +262,13 @@ def test_patients_with_a_nodule_are_learnt_from_more_often() -> None:
     # Every patient with a nodule is there: none is lost to chance.
     missed = set(range(TRAINING_SEEDS.first, seeds[-1])) - set(seeds)
     assert not any(r.kind is FindingKind.NODULE for seed in missed for r in drawn_findings(seed))
+
+
+def test_films_with_a_nodule_are_read_twice_as_often_before_words_settle() -> None:
+    nodule, line, mass = FindingKind.NODULE, FindingKind.CENTRAL_LINE, FindingKind.MASS
+    chances = chances_to_be_told([[], [mass], [line], [nodule], [line, nodule]])
+    assert sum(chances) == pytest.approx(1)
+    assert list(chances / chances[0]) == pytest.approx([1, 1, 1.5, 2, 2])
 
 
 def test_states_of_another_recipe_are_not_taken_up() -> None:
