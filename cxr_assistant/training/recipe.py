@@ -80,7 +80,7 @@ class Recipe:
 EMBEDDED = Recipe()
 MICRO = Recipe(
     image_px=64, patch_px=16, stem_width=16, stem_batch=16, stem_steps=6, tower_width=64, tower_layers=2,
-    language_width=64, language_layers=2, vocabulary=512, phantoms=100, first_phantoms=100, validation=50,
-    language_phantoms=60, gate_films=40, batch=16, tower_steps=20, align_steps=4, instruct_steps=16,
+    language_width=64, language_layers=2, vocabulary=512, phantoms=60, first_phantoms=60, validation=30,
+    language_phantoms=50, gate_films=16, batch=16, tower_steps=20, align_steps=4, instruct_steps=16,
     settle_steps=4,
 )  # fmt: skip
