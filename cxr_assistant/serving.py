@@ -6,7 +6,7 @@ user interface. torch is imported when a service is made, so that this module ca
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +27,8 @@ from cxr_assistant.residents import LOWERED, Resident, Residents
 from cxr_assistant.settings import Settings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cxr_assistant.engine.engine import Engine
     from cxr_assistant.models.precision import Device
     from cxr_assistant.models.vlm import Prompt
@@ -135,7 +137,7 @@ class CheckpointService:
 
         def prepare() -> _Prepared:
             prompt, public = _render(resident, request), _public_digests(resident, request)
-            return _Prepared(prompt, public, _check_gate(resident, prompt, session, public))
+            return _Prepared(prompt, public, *_check_gate(resident, prompt, session, public))
 
         whose = _Whose(session)
         self._preparing.append(whose)
@@ -154,6 +156,7 @@ class CheckpointService:
             is_cancelled,
             session=whose.session,
             public=prepared.public,
+            seen=prepared.seen,
         )
         interpret = getattr(resident.module, "interpret", None)
         if interpret is not None:
@@ -175,6 +178,7 @@ class _Prepared(NamedTuple):
     prompt: Prompt
     public: frozenset[str]
     notices: tuple[Notice, ...]
+    seen: Mapping[str, Tensor]
 
 
 def _remarks(resident: Resident, asked: str | None, *, is_new: bool) -> Iterator[Notice]:
@@ -219,23 +223,25 @@ def _films(study: Study | None) -> tuple[Radiograph, ...]:
 
 def _check_gate(
     resident: Resident, prompt: Prompt, session: str | None, public: Collection[str]
-) -> tuple[Notice, ...]:
-    """Raise ForeignImage for a film that is no phantom; what to say where a folder cannot tell.
+) -> tuple[tuple[Notice, ...], Mapping[str, Tensor]]:
+    """Raise ForeignImage for a film that is no phantom; what to say where a folder cannot tell, and image
+    embeddings by digest where the tower had to look.
 
     The gate runs the tower, so a film that it let in is not held up at the visitor's next question.
     """
     if resident.gate is not None:
         films = [(EVERYBODY if digest in public else session, digest) for digest in prompt.digests]
         if not resident.admitted.issuperset(films):
-            resident.gate.check(resident.model, prompt.pixel_values)
+            embeds = resident.gate.check(resident.model, prompt.pixel_values)
             _admit(resident.admitted, [(owner, digest) for owner, digest in films if owner is not None])
+            return (), dict(zip(prompt.digests, embeds, strict=True))
     elif resident.checkpoint.phantoms_only:
         text = (
             f"This copy of the {resident.checkpoint.title} cannot tell a phantom from the film of a person; "
             "what it says of a person means nothing."
         )
-        return (Notice(text, code="no-gate"),)
-    return ()
+        return (Notice(text, code="no-gate"),), {}
+    return (), {}
 
 
 def _forget_admitted(resident: Resident, session: str) -> None:

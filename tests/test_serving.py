@@ -36,6 +36,7 @@ from cxr_assistant.generation import (
     TextDelta,
     collect,
 )
+from cxr_assistant.models.gate import PhantomGate
 from cxr_assistant.models.precision import GIB, Device
 from cxr_assistant.report import BoundingBox
 from cxr_assistant.residents import Resident
@@ -233,8 +234,9 @@ class OpenGate:
     def __init__(self) -> None:
         self.num_asked = 0
 
-    def check(self, *_: Any) -> None:
+    def check(self, model: Any, pixel_values: Any) -> Any:
         self.num_asked += 1
+        return model.encode(pixel_values)
 
 
 @pytest.fixture
@@ -269,6 +271,28 @@ def test_the_gate_is_asked_for_every_visitor_unless_the_film_is_public(
     for session in ("anna", "boris", None):
         ask_as(service, "Is there a nodule?", session, is_public=True)
     assert gate.num_asked == 5
+
+
+@pytest.mark.parametrize("session", ["anna", None])
+def test_a_film_is_looked_at_once_for_the_gate_and_the_answer(
+    service: CheckpointService, monkeypatch: pytest.MonkeyPatch, session: str | None
+) -> None:
+    resident = only_resident(service)
+    looks: list[int] = []
+    look = resident.model.tower_features  # type: ignore[attr-defined]
+
+    def counted(pixel_values: Any) -> Any:
+        looks.append(len(pixel_values))
+        return look(pixel_values)
+
+    monkeypatch.setattr(resident, "admitted", set())
+    width = resident.model.tower.config.hidden_size  # type: ignore[attr-defined]
+    wide = PhantomGate(torch.zeros(width), torch.eye(width), threshold=float("inf"))
+    monkeypatch.setattr(resident, "gate", wide)
+    expected = ask_as(service, "Is there a nodule?", None).text
+    monkeypatch.setattr(resident.model, "tower_features", counted)
+    assert ask_as(service, "Is there a nodule?", session).text == expected
+    assert looks == [1]
 
 
 def test_a_forgotten_visitor_is_asked_again(service: CheckpointService, gate: OpenGate) -> None:

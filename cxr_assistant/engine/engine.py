@@ -7,11 +7,13 @@ thread at every step.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from time import perf_counter
 from typing import TypedDict, Unpack
+
+from torch import Tensor
 
 from cxr_assistant.engine.detokenize import Detokenizer, StopStrings
 from cxr_assistant.engine.limits import Limits
@@ -40,10 +42,12 @@ DEFAULT_LIMITS = Limits()
 
 class Whose(TypedDict, total=False):
     """For whom an answer is made. With a `session` what is computed is kept for its next prompt; pictures
-    whose digests are `public` are kept for all."""
+    whose digests are `public` are kept for all. `seen`: image embeddings (P, D) that are known already, by
+    digest."""
 
     session: str | None
     public: Collection[str]
+    seen: Mapping[str, Tensor]
 
 
 class Engine:
@@ -124,9 +128,7 @@ class Engine:
         prompt: Prompt,
         params: SamplingParams,
         is_cancelled: IsCancelled = never_cancelled,
-        *,
-        session: str | None = None,
-        public: Collection[str] = (),
+        **whose: Unpack[Whose],
     ) -> Iterator[Queued | Prefilled | Token | FinishReason]:
         """An answer before it is text: Prefilled, every Token, why it ended; Queued for a step without news.
 
@@ -137,7 +139,7 @@ class Engine:
             yield FinishReason.CANCELLED
             return
         room = min(params.max_new_tokens, model.processor.context_length - len(prompt))
-        stream = Stream(prompt, params, is_cancelled, room, session=session or None, public=frozenset(public))
+        stream = Stream(prompt, params, is_cancelled, room, **whose)
         scheduler = self._scheduler_of(model)
         scheduler.submit(stream)
         news: Queued | Prefilled | Token | FinishReason | Exception | None = None

@@ -242,12 +242,15 @@ class Scheduler:
             stream.reused = self._prefixes.load(stream.session, stream.keys, self._kv_cache, stream.slot)
 
     def _embed(self, stream: Stream, index: int) -> Tensor:
-        """(P, D) of one picture, encoded unless it is remembered for this visitor or for all."""
+        """(P, D) of one picture, encoded unless it came with the question, or is remembered for this visitor
+        or for all."""
         digest = stream.prompt.digests[index]
         session = FOR_ALL if digest in stream.public else stream.session
         found = None if session is None else self._embeddings.get(session, digest)
         if found is None:
-            found = self._model.encode(stream.prompt.pixel_values[index : index + 1])[0]
+            found = stream.seen.get(digest)
+            if found is None:
+                found = self._model.encode(stream.prompt.pixel_values[index : index + 1])[0]
             if session is not None:
                 self._embeddings.put(session, digest, found)
         return found
@@ -301,7 +304,8 @@ class Scheduler:
             if isinstance(last_news, FinishReason):
                 self._keep(stream)
             self._kv_cache.truncate(0, slot=stream.slot)  # a step looks as far as the longest of its rows
-        stream.embeds, self._sharing = [], ([], 0)  # what has ended is held by its reader alone
+        stream.embeds, stream.seen = [], {}  # what has ended is held by its reader alone
+        self._sharing = [], 0
         stream.news.append(last_news)
         with self._counting:
             self._num_open -= 1

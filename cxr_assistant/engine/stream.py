@@ -6,7 +6,7 @@ Knows its own state; must not know slots of others, order or text.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -25,7 +25,8 @@ News = Queued | Prefilled | Token | FinishReason | Exception
 class Stream:
     """`news` is what its reader has not taken yet; a reason to finish is the last.
 
-    Without a `session` nothing of it is kept; pictures in `public` are kept for all.
+    Without a `session` nothing of it is kept; pictures in `public` are kept for all. `seen`: embeddings
+    (P, D) of pictures that were looked at before it was asked, by digest.
     """
 
     prompt: Prompt
@@ -34,6 +35,7 @@ class Stream:
     max_new_tokens: int
     session: str | None = None
     public: Collection[str] = ()
+    seen: Mapping[str, Tensor] = field(default_factory=dict)
     news: deque[News] = field(default_factory=deque)
     is_withdrawn: bool = False
     has_ended: bool = False
@@ -45,6 +47,9 @@ class Stream:
     token_ids: list[int] = field(default_factory=list)
     sampler: Sampler = field(init=False)
     embeds: list[Tensor | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.session = self.session or None  # an empty name is nobody's, and never that of what all may use
 
     @property
     def is_running(self) -> bool:

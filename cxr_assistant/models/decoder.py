@@ -83,9 +83,14 @@ class DecoderModel(VisionLanguageModel):
     def tower_features(self, pixel_values: Tensor) -> Tensor:
         """(N, C, S, S) -> (N, P, V), what the projector takes."""
 
-    def _image_embeds(self, pixel_values: Tensor) -> Tensor:
-        embeds: Tensor = self._sight[1](self.tower_features(pixel_values))
+    @torch.inference_mode()
+    def project(self, features: Tensor) -> Tensor:
+        """What `tower_features` gave, (N, P, V), as image embeddings (N, P, D)."""
+        embeds: Tensor = self._sight[1](features)
         return embeds
+
+    def _image_embeds(self, pixel_values: Tensor) -> Tensor:
+        return self.project(self.tower_features(pixel_values))
 
     @property
     def kv_shape(self) -> KVShape:

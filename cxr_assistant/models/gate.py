@@ -30,10 +30,16 @@ class HasTower(Protocol):
 
     def tower_features(self, pixel_values: Tensor) -> Tensor: ...
 
+    def project(self, features: Tensor) -> Tensor: ...
+
 
 def picture_features(model: HasTower, pixel_values: Tensor) -> Tensor:
     """(N, V): what the patches of each picture carry on average."""
-    return model.tower_features(pixel_values).float().mean(dim=1)
+    return _averaged(model.tower_features(pixel_values))
+
+
+def _averaged(seen: Tensor) -> Tensor:
+    return seen.float().mean(dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +94,17 @@ class PhantomGate:
         return distances
 
     @torch.inference_mode()
-    def check(self, model: HasTower, pixel_values: NDArray[np.float32]) -> None:
-        """Raise ForeignImage unless every picture of (N, C, S, S) is a phantom's."""
+    def check(self, model: HasTower, pixel_values: NDArray[np.float32]) -> Tensor:
+        """Raise ForeignImage unless every picture of (N, C, S, S) is a phantom's.
+
+        Returns their image embeddings (N, P, D), so that whoever goes on with them need not look again.
+        """
         weights = next(model.tower.parameters())
-        pixels = torch.tensor(pixel_values).to(weights.device, weights.dtype)
-        distance = float(self.distance(picture_features(model, pixels).cpu()).max())
+        seen = model.tower_features(torch.tensor(pixel_values).to(weights.device, weights.dtype))
+        distance = float(self.distance(_averaged(seen).cpu()).max())
         if not distance <= self.threshold:
             raise ForeignImage(
                 "This picture is no phantom, and this model has seen phantoms alone.",
                 hint="Choose a model that reads radiographs of people.",
             )
+        return model.project(seen)
