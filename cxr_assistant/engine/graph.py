@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cxr_assistant.engine.sampling import most_likely
 from cxr_assistant.models.kv_cache import KVCache
+from cxr_assistant.models.places import reaches
 from cxr_assistant.models.vlm import VisionLanguageModel
 
 __all__ = ["Decoded", "Decoder", "EagerDecoder", "GraphDecoder", "make_decoder"]
@@ -66,7 +67,7 @@ class EagerDecoder:
 
 @dataclass(frozen=True)
 class _Recording:
-    """One batch size: where its inputs are written, first on the host, and its outputs appear."""
+    """One batch size and reach: where its inputs are written, first on the host, and its outputs appear."""
 
     graph: Any
     staging: Tensor  # (2, B) int64, pinned: token ids, positions
@@ -75,21 +76,25 @@ class _Recording:
 
 
 class GraphDecoder:
-    """Replays the smallest recording that covers the slots; rows in between are computed and thrown away."""
+    """Replays the smallest recording that covers the slots and what they hold; rows in between are computed
+    and thrown away."""
 
     is_eager = False
 
     def __init__(self, model: Any, kv_cache: KVCache, sizes: Sequence[int]) -> None:
         self._kv_cache = kv_cache
-        self._recordings: dict[int, _Recording] = {}
+        self._recordings: dict[tuple[int, int], _Recording] = {}  # by number of slots and of positions
         pool = torch.cuda.graph_pool_handle()
         for size in sorted(sizes, reverse=True):  # the largest first: the others fit into its memory
-            self._recordings[size] = _record(model, kv_cache, size, pool)
+            for reach in reaches(size * kv_cache.shape.num_heads, kv_cache.max_tokens):
+                self._recordings[size, reach] = _record(model, kv_cache, size, reach, pool)
 
     def step(self, token_ids: Sequence[int], slots: Sequence[int], num_shared: int = 0) -> Decoded:
         """Append one token to each of the rising `slots`. A recording reads all of each, shared or not."""
-        size = min(size for size in self._recordings if size > slots[-1])
-        recording, cache = self._recordings[size], self._kv_cache
+        cache = self._kv_cache
+        longest = max(cache.lengths[slot] for slot in slots)
+        size, reach = min(key for key in self._recordings if key[0] > slots[-1] and key[1] > longest)
+        recording = self._recordings[size, reach]
         newest = dict(zip(slots, token_ids, strict=True))
         # The row of a slot that is free or still reading writes where that slot's next position will be.
         positions = [min(length, cache.max_tokens - 1) for length in cache.lengths[:size]]
@@ -129,12 +134,12 @@ def _sizes(num_slots: int) -> list[int]:
     return [*powers, num_slots]
 
 
-def _record(model: Any, kv_cache: KVCache, size: int, pool: Any) -> _Recording:
+def _record(model: Any, kv_cache: KVCache, size: int, reach: int, pool: Any) -> _Recording:
     staging = torch.zeros(2, size, dtype=torch.int64, pin_memory=True)
     inputs = staging.to(model.device)
 
     def run() -> Decoded:
-        logits = model.static_logits(inputs[0], inputs[1], kv_cache)
+        logits = model.static_logits(inputs[0], inputs[1], kv_cache, reach=reach)
         return Decoded(logits, most_likely(logits))
 
     side = torch.cuda.Stream(model.device)  # type: ignore[no-untyped-call]

@@ -60,8 +60,9 @@ def choose(logits: Tensor, samplers: Sequence[Sampler], greedy: Tensor | None = 
         chosen = chosen.clone()
     for row in drawing:
         token_id = samplers[row].draw(logits[row])
-        chosen[0, row] = token_id[0]
-        chosen[1, row] = logits[row].log_softmax(-1)[token_id[0]]
+        chosen[0, row : row + 1] = token_id
+        # Gathered, not indexed by a value: that would wait for the device at every row.
+        chosen[1, row : row + 1] = logits[row].log_softmax(-1).gather(0, token_id)
     return [Token(int(token_id), logprob) for token_id, logprob in zip(*chosen.tolist(), strict=True)]
 
 

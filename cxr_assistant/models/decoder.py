@@ -173,13 +173,14 @@ class DecoderModel(VisionLanguageModel):
         )
         return logits[: len(pieces)], logits[len(pieces) :]
 
-    def static_logits(self, token_ids: Tensor, positions: Tensor, kv_cache: KVCache) -> Tensor:
+    def static_logits(self, token_ids: Tensor, positions: Tensor, kv_cache: KVCache, *, reach: int) -> Tensor:
         """Logits (B, V) of one token for each of the slots [0, B), without a look at any host value.
 
-        token_ids, positions: (B,) on the device. For recording only: the caller keeps the lengths.
+        token_ids, positions: (B,) on the device, positions below `reach`, one of `places.reaches`. For
+        recording only: the caller keeps the lengths.
         """
         assert self._written is not None
-        places = StaticStep(self._written.rotary, positions, kv_cache.max_tokens)
+        places = StaticStep(self._written.rotary, positions, reach)
         return self._head_logits(self._written(self._token_embeds(token_ids), places, kv_cache)).float()
 
     def prepare_static(self, max_tokens: int) -> bool:

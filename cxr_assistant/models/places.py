@@ -6,7 +6,7 @@ first two stand side by side in a `Mixed`.
 """
 
 # B streams, n new positions, T of one chunk, H query heads, G key-value heads, K head width
-# S slots, M positions of a slot, L positions that are looked at
+# S slots, M positions of a slot, L of which are looked at
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Chunk", "Mixed", "Places", "RotaryTable", "StaticStep", "Step"]
+__all__ = ["Chunk", "Mixed", "Places", "RotaryTable", "StaticStep", "Step", "reaches"]
 
 QUERY_BLOCK = 192
 """Queries of a chunk that the CPU attends with at once: no score is computed for keys behind the last of
@@ -26,6 +26,9 @@ them, which in a masked whole would be half of all."""
 
 SPLIT = 256
 """Keys that one block of a StaticStep's attention sums up; M is a multiple of it."""
+
+BUSY_PAIRS = 128
+"""Pairs of row and key head that keep a GPU busy each with all of its keys (an H100 has 132 processors)."""
 
 
 class RotaryTable:
@@ -241,19 +244,31 @@ class Mixed:
         return torch.cat([part.attend(own, keys, values) for part, own in each])
 
 
+def reaches(num_pairs: int, max_tokens: int) -> list[int]:
+    """Numbers of leading positions that it pays to record a StaticStep for, the largest first.
+
+    Few pairs of row and head leave processors idle unless their keys are dealt out in blocks, for which a
+    slot must be read whole; many pairs may stop at a half or a quarter of it, and eight long slots, read
+    whole, would move more bytes than the weights.
+    """
+    if num_pairs < BUSY_PAIRS:
+        return [max_tokens]
+    return [max_tokens // part for part in (1, 2, 4) if max_tokens % (part * SPLIT) == 0]
+
+
 class StaticStep:
     """One position for each of the slots [0, B); positions are read on the device, sizes never change.
 
-    Looks at all M positions and masks what is not in use, so that the same recorded kernels serve every
-    length. positions: (B,) int64 on the device.
+    Looks at the first `reach` positions, L of `reaches`, and masks what is not in use, so that the same
+    recorded kernels serve every length up to there. positions: (B,) int64 on the device.
     """
 
-    def __init__(self, rotary: RotaryTable, positions: Tensor, max_tokens: int) -> None:
-        self._rotary, self._positions = rotary, positions
+    def __init__(self, rotary: RotaryTable, positions: Tensor, reach: int) -> None:
+        self._rotary, self._positions, self._reach = rotary, positions, reach
         self._slots = torch.arange(len(positions), device=positions.device)
         self._cos, self._sin = rotary.cos[positions], rotary.sin[positions]
-        unread = torch.arange(max_tokens, device=positions.device) > positions[:, None]
-        self._unread = unread[:, None, None]  # (B, 1, 1, M)
+        unread = torch.arange(reach, device=positions.device) > positions[:, None]
+        self._unread = unread[:, None, None]  # (B, 1, 1, L)
 
     def turn(self, heads: Tensor) -> Tensor:
         return self._rotary.turn(heads, self._cos, self._sin)
@@ -262,16 +277,20 @@ class StaticStep:
         memory[self._slots, :, self._positions] = states
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Softmax over all M, values summed in blocks: one query alone keeps few processors busy."""
+        """Softmax over all L, values summed in blocks where one query alone keeps few processors busy."""
         num_rows, _, width = queries.shape
-        groups, max_tokens = keys.shape[1:3]
+        groups, reach = keys.shape[1], self._reach
         pairs = num_rows * groups
         queries = queries.reshape(pairs, -1, width)
-        scores = torch.bmm(queries, keys[:num_rows].view(pairs, max_tokens, width).transpose(1, 2))
-        scores = (scores.float() * width**-0.5).view(num_rows, groups, -1, max_tokens)
+        keys, values = keys[:num_rows, :, :reach], values[:num_rows, :, :reach]
+        scores = torch.bmm(queries, keys.view(pairs, reach, width).transpose(1, 2))
+        scores = (scores.float() * width**-0.5).view(num_rows, groups, -1, reach)
         weights = scores.masked_fill(self._unread, float("-inf")).softmax(-1).to(queries.dtype)
-        blocks = max_tokens // SPLIT
+        if pairs >= BUSY_PAIRS:
+            weights = weights.view(pairs, -1, reach)
+            return torch.bmm(weights, values.view(pairs, reach, width)).reshape(num_rows, -1)
+        blocks = reach // SPLIT
         weights = weights.view(pairs, -1, blocks, SPLIT).transpose(1, 2).reshape(pairs * blocks, -1, SPLIT)
-        parts = torch.bmm(weights, values[:num_rows].view(pairs * blocks, SPLIT, width))
+        parts = torch.bmm(weights, values.view(pairs * blocks, SPLIT, width))
         summed = parts.view(pairs, blocks, -1, width).sum(1, dtype=torch.float32)
         return summed.to(queries.dtype).view(num_rows, -1)

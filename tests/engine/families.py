@@ -25,7 +25,7 @@ _GOLDEN: dict[str, tuple[Any, str]] = {
 }
 
 
-def build(family: str, folder: Path, precision: str = "fp32") -> DecoderModel:
+def build(family: str, folder: Path, precision: str = "fp32", device: str = "cpu") -> DecoderModel:
     """The golden checkpoint of a family, or a tiny embedded model; converted in `folder` if it is not yet."""
     if family == "embedded":
         if not folder.exists():
@@ -36,7 +36,7 @@ def build(family: str, folder: Path, precision: str = "fp32") -> DecoderModel:
         if not folder.exists():
             folder.mkdir()
             module.convert([golden_fixtures(marker)[0]], folder, precision="fp32")
-    model = module.build(folder, device="cpu", precision=precision)
+    model = module.build(folder, device=device, precision=precision)
     assert isinstance(model, DecoderModel)
     return model
 

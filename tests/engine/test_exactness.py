@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import torch
 
 from cxr_assistant.engine import scheduler
 from cxr_assistant.engine.engine import Engine
-from cxr_assistant.engine.graph import EagerDecoder, make_decoder
+from cxr_assistant.engine.graph import GraphDecoder, make_decoder
 from cxr_assistant.engine.limits import Limits
 from cxr_assistant.engine.prefixes import num_common, prompt_keys
 from cxr_assistant.engine.sampling import Token
@@ -275,10 +276,14 @@ def test_nothing_is_shared_between_visitors(model: DecoderModel, monkeypatch: py
         run(Engine(), model, *(Job(prompt, session=session) for session in sessions))
 
 
-def test_recorded(model: DecoderModel, judge: Judge) -> None:
+@pytest.mark.parametrize("is_busy", [False, True], ids=["in-blocks", "up-to-a-quarter"])
+def test_recorded(model: DecoderModel, judge: Judge, monkeypatch: pytest.MonkeyPatch, is_busy: bool) -> None:
     """The step that a GPU records, run without a recording: mixed lengths, a slot in between left out."""
     prompts = [make_prompt(model, words(seed, seed)) for seed in (13, 30, 21)]
-    max_tokens = -(-(len(prompts[1]) + NUM_TOKENS) // SPLIT) * SPLIT
+    reach = -(-(len(prompts[1]) + NUM_TOKENS) // SPLIT) * SPLIT
+    monkeypatch.setattr(places, "BUSY_PAIRS", 1 if is_busy else 10_000)
+    max_tokens = 4 * reach if is_busy else reach
+    assert places.reaches(3 * model.kv_shape.num_heads, max_tokens)[-1] == reach
     cache = model.new_cache(max_tokens, num_slots=3)
     assert model.prepare_static(max_tokens)
     newest = [
@@ -289,7 +294,8 @@ def test_recorded(model: DecoderModel, judge: Judge) -> None:
     positions = torch.tensor(cache.lengths)
     with torch.inference_mode():
         for _ in range(NUM_TOKENS - 1):
-            chosen = model.static_logits(torch.tensor(newest), positions, cache).argmax(-1)
+            logits = model.static_logits(torch.tensor(newest), positions, cache, reach=reach)
+            chosen = logits.argmax(-1)
             positions, newest = positions + 1, chosen.tolist()
             for told, token_id in zip(ids, newest, strict=True):
                 told.append(token_id)
@@ -307,33 +313,35 @@ def test_streamed(model: DecoderModel, judge: Judge) -> None:
 
 
 @pytest.mark.gpu
-def test_replayed_on_a_gpu(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Recorded by hand for 1, 2 and 4 slots; the eager step on the same device is the judge."""
+@pytest.mark.parametrize("is_busy", [False, True], ids=["in-blocks", "several-reaches"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_replayed_on_a_gpu(
+    family: str, is_busy: bool, tmp_path: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded by hand for 1, 2 and 4 slots; judged like every other way, by transformers' whole pass."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    from cxr_assistant.checkpoints import embedded
-
-    folder = tmp_path_factory.mktemp("weights") / "embedded"
-    embedded.make_random(folder)
-    model = embedded.build(folder, device="cuda", precision="fp32")
-    assert isinstance(model, DecoderModel)
+    monkeypatch.setattr(places, "BUSY_PAIRS", 1 if is_busy else 10_000)
+    model = build(family, tmp_path / family, device="cuda")
     prompts = [make_prompt(model, words(seed, seed)) for seed in (13, 30, 21)]
+    longest = -(-(len(prompts[1]) + NUM_TOKENS) // SPLIT) * SPLIT
+    cache = model.new_cache(4 * longest, num_slots=4)
+    decoder = make_decoder(model, cache)
+    assert isinstance(decoder, GraphDecoder)
     for slots in ([0], [0, 1], [0, 1, 2], [0, 2]):
-        told = []
-        for make in (make_decoder, EagerDecoder):
-            cache = model.new_cache(SPLIT, num_slots=4)
-            decoder = make(model, cache)
-            assert isinstance(decoder, EagerDecoder) == (make is EagerDecoder)
-            newest = [
-                int(model.prefill(prompts[s], model.encode(prompts[s].pixel_values), cache, slot=s).argmax())
-                for s in slots
-            ]
-            ids = [newest]
-            for _ in range(NUM_TOKENS):
-                newest = [int(number) for number in decoder.step(newest, slots).greedy[0].tolist()]
-                ids.append(newest)
-            told.append(ids)
-        assert told[0] == told[1]
+        for slot in slots:
+            cache.truncate(0, slot=slot)
+        newest = [
+            int(model.prefill(prompts[s], model.encode(prompts[s].pixel_values), cache, slot=s).argmax())
+            for s in slots
+        ]
+        told = [[token_id] for token_id in newest]
+        for _ in range(NUM_TOKENS - 1):
+            newest = [int(number) for number in decoder.step(newest, slots).greedy[0].tolist()]
+            for ids, token_id in zip(told, newest, strict=True):
+                ids.append(token_id)
+        for slot, ids in zip(slots, told, strict=True):
+            judge.check(model, prompts[slot], ids)
 
 
 @pytest.mark.parametrize("shares", [False, True], ids=["each-its-own", "shared"])

@@ -12,9 +12,10 @@ import torch
 
 from cxr_assistant.engine import graph
 from cxr_assistant.engine.engine import Engine
-from cxr_assistant.engine.graph import LIGHT, EagerDecoder, GraphDecoder, make_decoder
+from cxr_assistant.engine.graph import LIGHT, Decoded, EagerDecoder, GraphDecoder, make_decoder
 from cxr_assistant.engine.sampling import Token
 from cxr_assistant.generation import SamplingParams
+from cxr_assistant.models.places import BUSY_PAIRS
 from tests.engine.families import build, make_prompt
 
 
@@ -27,7 +28,10 @@ class OnAGpu:
         return max_tokens > 0
 
 
-CACHE: Any = SimpleNamespace(max_tokens=256, num_slots=4)
+CACHE: Any = SimpleNamespace(
+    max_tokens=2048, num_slots=4, lengths=[0] * 4, shape=SimpleNamespace(num_heads=BUSY_PAIRS // 2)
+)
+RECORDED = [(4, 2048), (4, 1024), (4, 512), (2, 2048), (2, 1024), (2, 512), (1, 2048)]
 
 
 @pytest.fixture
@@ -35,23 +39,59 @@ def no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
 
 
-def record_with(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> list[int]:
-    """Put a recorder in the place of CUDA's; the sizes that it was asked for."""
-    sizes: list[int] = []
+def record_with(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> list[tuple[int, int]]:
+    """Put a recorder in the place of CUDA's; the sizes and reaches that it was asked for."""
+    asked: list[tuple[int, int]] = []
 
-    def record(_model: Any, _kv_cache: Any, size: int, _pool: Any) -> None:
-        sizes.append(size)
+    def record(_model: Any, _kv_cache: Any, size: int, reach: int, _pool: Any) -> Any:
+        asked.append((size, reach))
         if error is not None:
             raise error
+        return Replayed(size, reach)
 
     monkeypatch.setattr(graph, "_record", record)
-    return sizes
+    return asked
+
+
+class Replayed(SimpleNamespace):
+    """A recording that is no more than its name: what it says is which one it is."""
+
+    def __init__(self, size: int, reach: int) -> None:
+        memory = torch.zeros(2, size, dtype=torch.int64)
+        named = Decoded(torch.full((size, 1), float(reach)), torch.zeros(2, size))
+        super().__init__(staging=memory, inputs=memory.clone(), decoded=named, graph=self)
+
+    def replay(self) -> None:
+        pass
 
 
 def test_every_size_is_recorded_the_largest_first(monkeypatch: pytest.MonkeyPatch, no_pool: None) -> None:
-    sizes = record_with(monkeypatch, None)
+    """Many rows for a half and a quarter of a slot as well; few must read all of it."""
+    asked = record_with(monkeypatch, None)
     assert isinstance(make_decoder(OnAGpu(), CACHE), GraphDecoder)  # type: ignore[arg-type]
-    assert sizes == [4, 2, 1]
+    assert asked == RECORDED
+
+
+@pytest.mark.parametrize(
+    ("slots", "lengths", "reach"),
+    [
+        ([0, 1], [511, 3, 0, 0], 512),
+        ([0, 1], [512, 3, 0, 0], 1024),
+        ([0, 2], [9, 2000, 600, 0], 1024),  # the second slot is somebody else's, who is still reading
+        ([0, 1, 2], [1024, 3, 5, 0], 2048),
+        ([0], [3, 0, 0, 0], 2048),
+    ],
+)
+def test_a_step_reads_as_far_as_its_longest_row(
+    monkeypatch: pytest.MonkeyPatch, no_pool: None, slots: list[int], lengths: list[int], reach: int
+) -> None:
+    record_with(monkeypatch, None)
+    monkeypatch.setattr(CACHE, "lengths", list(lengths))
+    decoder = make_decoder(OnAGpu(), CACHE)  # type: ignore[arg-type]
+    with torch.inference_mode():
+        decoded = decoder.step([7] * len(slots), slots)
+    assert decoded.logits.flatten().tolist() == [float(reach)] * len(slots)
+    assert CACHE.lengths == [n + (slot in slots) for slot, n in enumerate(lengths)]
 
 
 def test_a_step_that_cannot_be_captured_runs_plainly(
