@@ -1,14 +1,16 @@
 """All that a machine with a GPU can tell, by one command: python benchmarks/gpu.py --work DIR
 
 Runs the tests marked `gpu`, then every GPU row of speed.py in a process of its own, so that one that fails
-costs no other; joins the rows in benchmarks/results/speed-cuda.json and prints the targets. Needs torch,
-transformers, accelerate, bitsandbytes, safetensors, tokenizers, numpy, Pillow, pytest and pytest-timeout;
-neither gradio nor pydicom. `--dry-run` goes the same way on a CPU with a model of one megabyte.
+costs no other; joins the rows in benchmarks/results/speed-cuda.json, where rows of earlier commands on the
+same machine stay, and prints the targets. Needs torch, transformers, accelerate, bitsandbytes, safetensors,
+tokenizers, numpy, Pillow, pytest and pytest-timeout; neither gradio nor pydicom. `--dry-run` goes the same
+way on a CPU with a model of one megabyte.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -35,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts += [part] if part.is_file() else []
     out = given.work / "speed-dry.json" if given.dry_run else RESULT
     if parts:
-        failed += _run(
-            "join", ["benchmarks/speed.py", "--join", *map(str, parts), "--out", str(out), "--check"]
-        )
+        known = [out] if _is_of_this_machine(out, parts[0]) else []
+        joined = [str(part) for part in (*known, *parts)]
+        failed += _run("join", ["benchmarks/speed.py", "--join", *joined, "--out", str(out), "--check"])
     print(f"failed: {', '.join(failed)}" if failed else f"everything ran; results in {out.name}")
     return 1 if failed else 0
 
@@ -80,6 +82,14 @@ def _measure(row: str, work: Path, out: Path) -> list[str]:
         "benchmarks/speed.py",
         *("--device", device, "--rows", row, "--work", str(work), "--out", str(out)),
     ]
+
+
+def _is_of_this_machine(result: Path, part: Path) -> bool:
+    """Rows of a command before this one, which took others of them, may stand beside those of `part`."""
+    if not result.is_file():
+        return False
+    before, now = (json.loads(path.read_text("utf-8")) for path in (result, part))
+    return all(before[what] == now[what] for what in ("hardware", "versions"))
 
 
 def _run(name: str, command: Sequence[str]) -> list[str]:

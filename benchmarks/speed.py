@@ -59,7 +59,7 @@ def joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for what in ("hardware", "versions"):
             if part[what] != first[what]:
                 raise ValueError(f"Runs differ in {what}: {part[what]} and {first[what]}.")
-    rows = {row["name"]: row for part in parts for row in part["rows"]}
+    rows = {row["name"]: {"date": part["date"], **row} for part in parts for row in part["rows"]}
     device = first["device"]
     return {
         **first,

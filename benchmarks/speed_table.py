@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
+from benchmarks.verdicts import STREAM_SERIES, over_one
+
 __all__ = ["speed_table"]
 
 GIB = 1024**3
@@ -49,7 +51,12 @@ def _parts(run: dict[str, Any]) -> Iterable[str]:
     rows = run["rows"]
     yield _table(_CEILING, map(_ceiling_line, rows))
     yield _table(_HEADER, [line for row in rows for line in _lines(row)])
-    header = ("streams at once: tokens/s in all (first token, s)", *map(str, _STREAMS))
+    header = (
+        "streams at once: tokens/s in all (first token, s)",
+        *map(str, _STREAMS),
+        "8 / 1",
+        "slowest of 8 / mean",
+    )
     yield _table(header, [line for row in rows for line in _stream_lines(row)])
     yield _sentences(run)
 
@@ -85,38 +92,48 @@ def _lines(row: dict[str, Any]) -> Iterable[tuple[str, ...]]:
 
 
 def _stream_lines(row: dict[str, Any]) -> Iterable[tuple[str, ...]]:
-    for name, title in (
-        ("streams", row["title"]),
-        ("streams_own_films", "each with a new film of its own"),
-        ("streams_own_films_read", "each with a film of its own, asked about before"),
-    ):
+    for number, (name, about) in enumerate(STREAM_SERIES.items()):
         by_num = {streams["num"]: streams for streams in row.get(name, [])}
+        if not by_num:
+            continue
         cells = [
             f"{median(found['tokens_per_s']):.0f} ({median(found['first_token_s']):.2f})"
             if (found := by_num.get(num))
             else ""
             for num in _STREAMS
         ]
-        if by_num:
-            yield title, *cells
+        ratio = over_one(row[name], 8) if {1, 8} <= by_num.keys() else None
+        slowest = f"{max(by_num[8]['slowest_over_mean']):.2f}" if 8 in by_num else ""
+        yield (
+            f"{'' if number else row['title'] + ', '}{about}",
+            *cells,
+            _times(ratio._asdict() if ratio else None),
+            slowest,
+        )
 
 
 def _sentences(run: dict[str, Any]) -> str:
     hardware, versions = run["hardware"], run["versions"]
     said = [
         f"{hardware['title']}, {hardware['threads']} threads; torch {versions['torch']}, "
-        f"transformers {versions['transformers']}; {run['date']}."
+        f"transformers {versions['transformers']}."
     ]
     for row in run["rows"]:
         ours, library = row["contenders"]["ours"], row["contenders"]["library"]
         loading = f", loaded in {_seconds(row['load_s'])} s" if row["load_s"] else ""
         said.append(
             f"{row['title']}: {row['prompt_tokens']} tokens of prompt, image encoded in "
-            f"{_seconds(ours['encode_s'])} s{loading}; the library's best: {library['remark']}."
+            f"{_seconds(ours['encode_s'])} s{loading}; the library's best: {library['remark']}; "
+            f"{row['num_repetitions']} repetitions, {_num_rounds(row)} rounds of streams; "
+            f"measured {row['date']}."
         )
     missed = [found["name"] for found in run["targets"] if found["is_met"] is False]
     said.append(f"Targets missed: {'; '.join(missed)}." if missed else "Every target measured is met.")
     return " ".join(said)
+
+
+def _num_rounds(row: dict[str, Any]) -> int:
+    return len(row["streams"][0]["tokens_per_s"])
 
 
 def _times(ratio: dict[str, Any] | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -130,10 +131,24 @@ class Assistant:
                 public_films=self._public_films,
             )
             submit = partial(self._submit, speaker, is_cancelled=is_cancelled)
-            return stream_parts(parts_of(request, speaker), submit, (*notices, *film_notices))
+            remarks, parts = (*notices, *film_notices), parts_of(request, speaker)
+            if session is not None or len(parts) == 1:
+                return stream_parts(parts, submit, remarks)
+            # A name for this answer alone, so that its parts look at the film once.
+            request = replace(request, session=make_session_id())
+            return self._then_forget(request, stream_parts(parts_of(request, speaker), submit, remarks))
 
         events = answer_with(chosen, notices)
         return events if checkpoint is not None else self._or_another(events, chosen, task, answer_with)
+
+    def _then_forget(
+        self, request: GenerationRequest, events: Iterator[GenerationEvent]
+    ) -> Iterator[GenerationEvent]:
+        assert request.session is not None
+        try:
+            yield from events
+        finally:
+            self.forget(request.session)
 
     def in_words(self, task: Task, text: str = "", checkpoint: str | None = None) -> str:
         """What to ask for `task`: the checkpoint's exact words around `text`, or `text` where it has none."""

@@ -444,6 +444,27 @@ def test_a_report_section_by_section_is_one_answer_of_all_parts(worker: Scripted
     assert answer.usage.completion_tokens == 8
 
 
+@pytest.mark.parametrize("session", ["anna", None])
+def test_the_parts_of_an_answer_belong_to_one_visitor(worker: ScriptedWorker, session: str | None) -> None:
+    """So that the film is looked at once; a name that was made for the answer is forgotten with it."""
+    desk = Assistant(worker, checkpoint="chex", menu=(SECTIONED,))
+    collect(desk.respond(STUDY, Conversation(), Task.SECTIONS, session=session))
+    (name,) = {request.session for request in worker.requests}
+    assert name == session if session else name
+    assert worker.forgotten == ([] if session else [name])
+    collect(desk.respond(STUDY, Conversation(), Task.SECTIONS, session=session))
+    assert (worker.requests[-1].session == name) == bool(session)
+
+
+def test_a_nameless_answer_that_is_left_is_forgotten_too(worker: ScriptedWorker) -> None:
+    events = Assistant(worker, checkpoint="chex", menu=(SECTIONED,)).respond(
+        STUDY, Conversation(), Task.SECTIONS
+    )
+    next(events)
+    events.close()  # type: ignore[attr-defined]  # a generator
+    assert worker.forgotten == [worker.requests[0].session]
+
+
 def test_a_part_that_is_named_is_asked_for_alone(worker: ScriptedWorker) -> None:
     desk = Assistant(worker, checkpoint="chex", menu=(SECTIONED,))
     collect(desk.respond(STUDY, Conversation().ask("Bones"), Task.SECTIONS))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cxr_assistant.engine.cache import FOR_ALL, EmbeddingCache
 from cxr_assistant.engine.graph import make_decoder
-from cxr_assistant.engine.limits import Limits, make_slots, prefill_chunk
+from cxr_assistant.engine.limits import Limits, make_slots, prefill_chunk, prefix_bytes
 from cxr_assistant.engine.memory import memory_guard
 from cxr_assistant.engine.prefixes import PrefixStore, num_common, prompt_keys
 from cxr_assistant.engine.sampling import Sampler, Token, choose
@@ -43,10 +43,11 @@ class Scheduler:
         """Allocates the slots and records the decode steps. Raises OutOfMemory."""
         self._model, self._limits = model, limits
         self._embeddings = EmbeddingCache(limits.embedding_bytes)
-        self._prefixes = PrefixStore(limits.prefix_bytes)
         with memory_guard("the slots of its answers"):
             self._kv_cache = make_slots(model, limits.max_slots)
             self._decoder = make_decoder(model, self._kv_cache)
+        kept_bytes = limits.prefix_bytes
+        self._prefixes = PrefixStore(prefix_bytes(model) if kept_bytes is None else kept_bytes)
         self._chunk = limits.prefill_chunk or prefill_chunk(model)
         self._stepping = Lock()  # held during one step, never across a yield
         self._counting = Lock()

@@ -19,7 +19,7 @@ from benchmarks.speed import joined, main
 from benchmarks.speed_table import speed_table
 from benchmarks.subjects import SUBJECTS, follow_up, make_prompt
 from benchmarks.ties import find_parting
-from benchmarks.verdicts import SPEED_TARGETS, judge_speed
+from benchmarks.verdicts import SPEED_TARGETS, STREAM_SERIES, judge_speed
 from cxr_assistant.generation import Prefilled
 
 NUM_TOKENS = 6
@@ -168,7 +168,15 @@ def test_a_result_becomes_tables_without_a_number_typed_by_hand(results: dict[st
     (row,) = results["rows"]
     assert f"{row['contenders']['ours']['tokens_per_s']:.1f}" in table
     assert results["hardware"]["title"] in table
+    assert all(about in table for about in STREAM_SERIES.values())
+    assert f"measured {row['date']}." in table
     assert "Not measured" in speed_table([])
+
+
+def test_the_table_says_how_many_times_one_stream_eight_are(results: dict[str, Any]) -> None:
+    row = results["rows"][0] | {"streams_own_films": [_streams(1, 10.0), _streams(8, 29.0)]}
+    (line,) = [line for line in speed_table([results | {"rows": [row]}]).splitlines() if "new film" in line]
+    assert line.endswith("| 2.90x (2.90 to 2.90) | 1.10 |")
 
 
 def test_every_target_is_judged_when_its_row_is_there() -> None:
@@ -185,6 +193,18 @@ def test_a_figure_below_its_target_is_missed() -> None:
     assert missed == ["embedded: tokens/s / demo"]
 
 
+@pytest.mark.parametrize(("films", "about"), STREAM_SERIES.items())
+def test_streams_about_every_kind_of_films_are_a_target(films: str, about: str) -> None:
+    row = _good_row("embedded")
+    row[films] = [_streams(1, 10.0), _streams(8, 29.0)]
+    missed = [verdict.name for verdict in judge_speed([row]) if verdict.is_met is False]
+    assert missed == [f"embedded: 8 streams {about} / 1, total tokens/s"]
+    del row[films]  # not measured is not met
+    assert [v.is_met for v in judge_speed([row]) if about in v.name and v.name.startswith("embedded")] == [
+        None
+    ]
+
+
 def _good_row(name: str) -> dict[str, Any]:
     return {
         "name": name,
@@ -196,11 +216,18 @@ def _good_row(name: str) -> dict[str, Any]:
             "follow_up_sooner": {"value": 20.0},
         },
         "is_equal": {"contenders": True, "follow_up": True},
-        "streams": [
-            {"num": 1, "tokens_per_s": [10.0], "slowest_over_mean": [1.0]},
-            {"num": 8, "tokens_per_s": [60.0], "slowest_over_mean": [1.1]},
-        ],
+        **{films: [_streams(1, 10.0), _streams(8, 60.0)] for films in STREAM_SERIES},
         "cancel_s": 0.01,
+    }
+
+
+def _streams(num: int, tokens_per_s: float) -> dict[str, Any]:
+    return {
+        "num": num,
+        "tokens_per_s": [tokens_per_s],
+        "slowest_over_mean": [1.1],
+        "first_token_s": [0.1],
+        "last_first_token_s": [0.2],
     }
 
 
@@ -250,3 +277,27 @@ def test_one_command_takes_the_rows_of_a_gpu_one_by_one(
     ]
     assert sum(part.endswith(".json") for part in join) == 5 + 1  # what was measured, and where it goes
     assert "failed: llava-rad-int8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("machine", ["the same", "another"])
+def test_rows_of_an_earlier_command_stay_on_the_same_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str
+) -> None:
+    """Where the time of a command is bounded, rows are taken one command after the other."""
+    result = tmp_path / "speed-cuda.json"
+    result.write_text(json.dumps({"hardware": "the same", "versions": {}}), "utf-8")
+    monkeypatch.setattr(gpu, "RESULT", result)
+    joins: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        if "--join" in command:
+            joins.append(command[command.index("--join") + 1 : command.index("--out")])
+        else:
+            measured = json.dumps({"hardware": machine, "versions": {}})
+            Path(command[command.index("--out") + 1]).write_text(measured, "utf-8")
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    assert gpu.main(["--work", str(tmp_path), "--no-tests", "--rows", "chexagent-nf4"]) == 0
+    fresh = str(tmp_path / "speed-chexagent-nf4.json")
+    assert joins == [[str(result), fresh] if machine == "the same" else [fresh]]
