@@ -104,14 +104,14 @@ _SYNTAXES = {
     f"{_UID}.5": TransferSyntax(plugin="pydicom", check=_check_rle),
 }
 _FAST_PX = 12_000_000  # lossless JPEG 2000 up to here by the faster decoder, beyond by the more frugal one
-_STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,6}){1,8}")
+_UID_FORM = re.compile(r"(?=.{1,64}$)[0-2](\.(0|[1-9]\d*))+")  # PS3.5 9.1
 
 
 def transfer_syntax(uid: str) -> TransferSyntax:
-    """The row of `uid`; raises UnsupportedTransferSyntax, naming it when it is a UID of the standard."""
+    """The row of `uid`; raises UnsupportedTransferSyntax, naming it when it is a UID at all."""
     if uid in _SYNTAXES:
         return _SYNTAXES[uid]
-    name = uid if _STANDARD_UID.fullmatch(uid) else "that is private or invalid"
+    name = uid if _UID_FORM.fullmatch(uid) else "that is no UID"
     raise refusal("unsupported", f"This file uses transfer syntax {name}, which is not supported.")
 
 

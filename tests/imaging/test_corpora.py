@@ -121,7 +121,21 @@ def shared_bytes(entry: dict[str, Any]) -> bytes:
 def test_every_real_picture_is_read(entry: dict[str, Any]) -> None:
     radiograph = read_radiograph(shared_bytes(entry))
     assert (radiograph.width, radiograph.height) == (entry["width"], entry["height"])
+    assert_remarks(radiograph, entry)
     np.testing.assert_array_equal(render_for_model(radiograph, Rendering.MIMIC_CXR_JPG), radiograph.stored)
+
+
+REMARKS = {  # what the manifest's "expected" demands to be said of a film that is read, by its own words
+    "220x211 is upscaled: resolution warning": "small",
+    "photo of a screen with a colour cast: quality note": "colour",
+    "not a chest": "does not show the chest",
+}
+
+
+def assert_remarks(radiograph: Radiograph, entry: dict[str, Any]) -> None:
+    said = " ".join(map(str, radiograph.notices))
+    for demand, words in REMARKS.items():
+        assert (words in said) == (demand in entry["expected"]), said
 
 
 REFUSED = {
@@ -146,6 +160,7 @@ def test_every_real_dicom_is_read_or_refused_as_the_manifest_says(entry: dict[st
         assert caught.value.code == REFUSED[name]
         return
     radiograph = read_radiograph(data)
+    assert_remarks(radiograph, entry)
     decoded = entry["pydicom_3_0_2"]["decoded"]
     assert hashlib.sha256(radiograph.stored.tobytes()).hexdigest() == decoded["sha256_native_little_endian"]
     assert radiograph.is_inverted is (entry["pydicom_3_0_2"]["PhotometricInterpretation"] == "MONOCHROME1")

@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from cxr_assistant.errors import CorruptWeights
+from cxr_assistant.checkpoints import embedded
+from cxr_assistant.errors import CorruptWeights, ForeignImage, StudyError
+from cxr_assistant.imaging.phantom import VALIDATION_SEEDS, make_phantom
+from cxr_assistant.imaging.read import read_radiograph
+from cxr_assistant.imaging.transforms import prepare
+from cxr_assistant.models.decoder import DecoderModel
 from cxr_assistant.models.gate import PhantomGate
+from cxr_assistant.settings import PROJECT_ROOT
+from cxr_assistant.study import Radiograph
 
 
 @pytest.fixture
@@ -41,3 +48,53 @@ def test_a_damaged_gate_is_a_sentence(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(CorruptWeights, match="gate of the embedded model"):
         PhantomGate.load(path)
+
+
+COMMITTED = PROJECT_ROOT / "weights" / "embedded"
+
+
+class Committed:
+    """The gate that is served, behind its own tower."""
+
+    def __init__(self) -> None:
+        model = embedded.build(COMMITTED, device="cpu", precision="fp32")
+        assert isinstance(model, DecoderModel)
+        self.model, self.gate = model, PhantomGate.load(COMMITTED / "gate.safetensors")
+
+    def admits(self, radiograph: Radiograph) -> bool:
+        try:
+            self.gate.check(self.model, prepare(radiograph, self.model.processor.image)[None])
+        except ForeignImage:
+            return False
+        return True
+
+
+@pytest.fixture(scope="module")
+def committed() -> Committed:
+    return Committed()
+
+
+def test_phantoms_that_nobody_was_taught_with_are_admitted(committed: Committed) -> None:
+    seeds = VALIDATION_SEEDS.seeds()[9_000:9_024]
+    assert [seed for seed in seeds if not committed.admits(make_phantom(seed).radiograph)] == []
+
+
+def test_a_phantom_upside_down_is_not_admitted(committed: Committed) -> None:
+    radiograph = make_phantom(VALIDATION_SEEDS.seeds()[9_000]).radiograph
+    assert not committed.admits(Radiograph(stored=radiograph.stored[::-1].copy(), bits_stored=16))
+
+
+@pytest.mark.shared
+def test_no_real_film_is_admitted(committed: Committed, shared_dir: Path) -> None:
+    """Every file of the manifest that can be read at all, films of people and others."""
+    num_read, admitted = 0, []
+    for path in sorted((shared_dir / "images").glob("*/*")):
+        try:
+            radiograph = read_radiograph(path.read_bytes())
+        except StudyError:
+            continue
+        num_read += 1
+        if committed.admits(radiograph):
+            admitted.append(path.name)
+    assert num_read >= 15
+    assert admitted == []

@@ -91,6 +91,7 @@ def _describe_view(dataset: FileDataset, phantom: Phantom) -> None:
     dataset.AnatomicRegionSequence = [region]
     dataset.AcquisitionContextSequence = []
     dataset.DetectorType = ""
+    dataset.PositionerType = "NONE"  # type 2 in DX Positioning, PS3.3 C.8.11.5
     dataset.ViewPosition = "LL" if lateral else phantom.view.value
     dataset.ImageLaterality = "U"
     dataset.PatientOrientation = list(phantom.radiograph.orientation or ())

@@ -180,6 +180,31 @@ def test_a_dicom_phantom_is_the_same_file_every_time_and_names_no_person() -> No
     assert "SIMULATED" in dataset.ImageType
 
 
+# The modules of the DX for presentation IOD (PS3.3 A.26.3): type 1 must say something, type 2 be there.
+NEEDED = (
+    "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID Modality PresentationIntentType ImageType "
+    "SamplesPerPixel PhotometricInterpretation Rows Columns BitsAllocated BitsStored HighBit "
+    "PixelRepresentation PixelIntensityRelationship PixelIntensityRelationshipSign RescaleIntercept "
+    "RescaleSlope RescaleType PresentationLUTShape LossyImageCompression BurnedInAnnotation "
+    "ImagerPixelSpacing AnatomicRegionSequence ImageLaterality PatientOrientation WindowCenter WindowWidth "
+    "PixelData"
+).split()
+PRESENT = (
+    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringPhysicianName StudyID "
+    "AccessionNumber SeriesNumber InstanceNumber Manufacturer DetectorType PositionerType "
+    "AcquisitionContextSequence"
+).split()
+
+
+@pytest.mark.parametrize("view", [ViewPosition.PA, ViewPosition.LATERAL])
+def test_a_dicom_phantom_holds_what_its_iod_demands(view: ViewPosition) -> None:
+    from pydicom import dcmread
+
+    dataset = dcmread(io.BytesIO(dicom_bytes(make_phantom(6, view=view, size_px=SMALL))))
+    assert [name for name in NEEDED if name not in dataset or dataset[name].is_empty] == []
+    assert [name for name in PRESENT if name not in dataset] == []
+
+
 def test_a_png_phantom_shows_what_the_dicom_shows() -> None:
     phantom = make_phantom(8, size_px=SMALL)
     read = read_radiograph(png_bytes(phantom))
