@@ -132,7 +132,7 @@ def _measured(port: int) -> dict[str, Any]:
     settings = read_settings({"CXR_PORT": str(port)})
     with load(worker="inline", settings=settings) as assistant:
         blocks = build_app(assistant, settings)
-        launch(blocks, settings, prevent_thread_lock=True, quiet=True)
+        launch(blocks, settings, prevent_thread_lock=True, announce=None)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM)
             page = browser.new_page(viewport={"width": 1440, "height": 900})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import resource
 import subprocess
@@ -328,11 +329,26 @@ def test_serve_opens_the_app_with_what_was_given(run, worker, monkeypatch) -> No
     import cxr_assistant.ui.app
 
     opened = []
+
+    def launch(_: Any, settings: Any, *, announce: Callable[[str], None]) -> None:
+        opened.append(settings)
+        announce("http://127.0.0.1:8123")
+
     monkeypatch.setattr(cxr_assistant.ui.app, "build_app", lambda assistant, settings: assistant)
-    monkeypatch.setattr(cxr_assistant.ui.app, "launch", lambda _, settings: opened.append(settings))
-    assert run("serve", "--port", "8123", "--checkpoint", "llava")[0] == 0
+    monkeypatch.setattr(cxr_assistant.ui.app, "launch", launch)
+    code, out, _ = run("serve", "--port", "8123", "--checkpoint", "llava", "--json")
+    assert code == 0
     assert [(s.port, s.checkpoint) for s in opened] == [(8123, "llava")]
+    assert objects(out) == [{"status": "listening", "url": "http://127.0.0.1:8123"}]
     assert worker.is_closed
+    assert run("serve")[1] == "CXR Assistant listens on http://127.0.0.1:8123\n"
+
+
+def test_a_user_is_added_with_the_password_that_is_piped_in(run, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("a long enough password\n"))
+    code, out, _ = run("user", "add", "ann", "--file", tmp_path / "users", "--json")
+    assert (code, objects(out)) == (0, [{"status": "ok", "user": "ann"}])
+    assert (tmp_path / "users").is_file()
 
 
 def test_train_hands_its_recipe_on(run, tmp_path: Path, monkeypatch) -> None:

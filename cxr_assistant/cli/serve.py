@@ -50,7 +50,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     with load(settings=settings) as assistant:
         # The page opens at once, and the first question need not wait for the model.
         Thread(target=_warm_up, args=(assistant,), daemon=True).start()
-        launch(build_app(assistant, settings), settings)
+        launch(
+            build_app(assistant, settings),
+            settings,
+            announce=lambda url: console.result(
+                {"status": "listening", "url": url}, f"CXR Assistant listens on {url}"
+            ),
+        )
     return 0
 
 

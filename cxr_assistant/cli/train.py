@@ -27,7 +27,7 @@ def add_command(subparsers: Subparsers) -> None:
         help="phantoms and states of the run, taken up when it is called again (default: DIR.work)",
     )
     parser.add_argument("--seed", type=int, help="default: the recipe's")
-    parser.add_argument("--processes", type=int, metavar="N", help="default: one per core")
+    parser.add_argument("--processes", type=int, metavar="N", help="that train (default: the recipe's)")
     parser.add_argument("--micro", action="store_true", help="a one-minute model that proves the recipe runs")
 
 

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if not file.name:
         raise SettingsError("There is no file of users.", hint="Give one with --file, or set CXR_USERS_FILE.")
     add_user(file, arguments.name, _password())
-    console.remark(f"{arguments.name} may log in.")
+    console.result({"status": "ok", "user": arguments.name}, f"{arguments.name} may log in.")
     return 0
 
 

@@ -47,6 +47,7 @@ class Recipe:
     settle_steps: int = 600  # the last of instruction, films with what is named too seldom drawn more often
     settle_rate: float = 4e-4
     questions_per_picture: int = 6
+    processes: int = 2  # that train, each on its share of a batch by chances of its own
     gate_films: int = 800  # unseen phantoms at the product's own size, for the gate's threshold
 
     @property
@@ -82,5 +83,5 @@ MICRO = Recipe(
     image_px=64, patch_px=16, stem_width=16, stem_batch=16, stem_steps=6, tower_width=64, tower_layers=2,
     language_width=64, language_layers=2, vocabulary=512, phantoms=60, first_phantoms=60, validation=30,
     language_phantoms=50, gate_films=16, batch=16, tower_steps=20, align_steps=4, instruct_steps=16,
-    settle_steps=4,
+    settle_steps=4, processes=1,
 )  # fmt: skip

@@ -49,12 +49,13 @@ def train(
 ) -> Path:
     """Train by `recipe` and write a standard folder to `output`; phantoms and states go to `work`.
 
-    One process per core renders, one per core trains. A run of several processes reports on stderr.
+    One process per core renders; how many train is the recipe's, since each learns from its own share of a
+    batch: with other `processes` the same seed gives another model. Several report on stderr.
     """
     work.mkdir(parents=True, exist_ok=True)
-    cores = processes or os.cpu_count() or 1
+    cores = processes or recipe.processes
     jobs = _jobs(recipe, work)
-    renderers = render_all(jobs, cores)
+    renderers = render_all(jobs, os.cpu_count() or 1)
     try:
         run_team(cores, _train_member, recipe, output, work, report if cores == 1 else _to_stderr)
     finally:

@@ -52,7 +52,7 @@ def app(worker: ScriptedWorker) -> Iterator[Any]:
     assistant = ScriptedAssistant(worker, menu=(*BENCH, UNFETCHED))
     blocks = on_a_loop(lambda: build_app(assistant, read_settings({})))
     settings = read_settings({"CXR_PORT": str(_free_port()), **HURRIED})
-    on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, quiet=True))
+    on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, announce=None))
     yield blocks
     blocks.close()
 

@@ -22,7 +22,7 @@ def stand() -> Iterator[str]:
     given = {"CXR_PORT": str(_free_port()), "CXR_IDLE_RESET_SECONDS": str(SECONDS)}
     settings = read_settings(given)
     blocks = on_a_loop(lambda: build_app(ScriptedAssistant(ScriptedWorker()), settings))
-    on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, quiet=True))
+    on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, announce=None))
     yield str(blocks.local_url)
     blocks.close()
 

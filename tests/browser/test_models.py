@@ -26,7 +26,7 @@ def fetching_server(store: StoreDouble) -> Iterator[str]:
     assistant = ScriptedAssistant(ScriptedWorker(), store)
     blocks = on_a_loop(lambda: build_app(assistant, read_settings({})))
     settings = read_settings({"CXR_PORT": str(_free_port()), **HURRIED})
-    on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, quiet=True))
+    on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, announce=None))
     yield str(blocks.local_url)
     blocks.close()
 

@@ -112,7 +112,7 @@ def test_augmentation_never_flips() -> None:
 def test_the_micro_recipe_makes_a_model_that_the_product_loads(tmp_path: Path) -> None:
     """Every step of the real recipe in under a minute; the product's own loader reads the folder."""
     lines: list[str] = []
-    folder = train(MICRO, tmp_path / "model", tmp_path / "work", lines.append, processes=1)
+    folder = train(MICRO, tmp_path / "model", tmp_path / "work", lines.append)
     model = build(folder, device="cpu", precision="fp32")
     assert model.processor.num_image_tokens == MICRO.patches**2
     assert PhantomGate.load(folder / "gate.safetensors").threshold > 0
@@ -120,7 +120,7 @@ def test_the_micro_recipe_makes_a_model_that_the_product_loads(tmp_path: Path) -
     # A run that was cut before the last leg of instruction goes on to the same weights.
     first = (folder / "model.safetensors").read_bytes()
     lines.clear()
-    train(MICRO, folder, tmp_path / "work", lines.append, processes=1)
+    train(MICRO, folder, tmp_path / "work", lines.append)
     assert "taking up the language model before it settles" in lines
     assert not any(line.startswith("instruct") for line in lines)
     assert (folder / "model.safetensors").read_bytes() == first

@@ -39,7 +39,7 @@ def worker() -> ScriptedWorker:
 def address(worker: ScriptedWorker) -> Iterator[str]:
     settings = read_settings(dict(os.environ) | GENEROUS | {"CXR_PORT": str(free_port())})
     blocks = on_a_loop(lambda: build_app(Assistant(worker), settings))
-    on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, quiet=True))
+    on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, announce=None))
     yield str(blocks.local_url)
     blocks.close()
 

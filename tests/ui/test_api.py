@@ -36,7 +36,7 @@ def address(worker: ScriptedWorker) -> Iterator[str]:
     given = {"CXR_PORT": str(_free_port()), "CXR_ANSWERS_PER_MINUTE": "1000", "CXR_MCP": "yes"}
     settings = read_settings(given)
     blocks = on_a_loop(lambda: build_app(ScriptedAssistant(worker), settings))
-    on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, quiet=True))
+    on_a_loop(lambda: launch(blocks, settings, prevent_thread_lock=True, announce=None))
     yield str(blocks.local_url)
     blocks.close()
 

@@ -52,7 +52,7 @@ class App:
             }
         )
         self.blocks = on_a_loop(lambda: build_app(ScriptedAssistant(self.worker), settings))
-        self.site = on_a_loop(lambda: launch(self.blocks, settings, prevent_thread_lock=True, quiet=True))
+        self.site = on_a_loop(lambda: launch(self.blocks, settings, prevent_thread_lock=True, announce=None))
         self.url = str(self.blocks.local_url)
         self.clients: list[httpx.Client] = []
 
@@ -80,7 +80,7 @@ def test_what_lasts_is_not_looked_through_for_garbage(app: App, monkeypatch: pyt
     monkeypatch.setattr(site._Server, "run_here", run_here)
     settings = read_settings({"CXR_PORT": "0"})
     blocks = on_a_loop(lambda: build_app(ScriptedAssistant(app.worker), settings))
-    on_a_loop(lambda: launch(blocks, settings, quiet=True)).close()
+    on_a_loop(lambda: launch(blocks, settings, announce=None)).close()
     gc.unfreeze()
     assert exempt[0] > 100_000
 

@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import ThreadingHTTPServer
@@ -174,17 +174,28 @@ def _outcome(flag: CancelFlag) -> str:
     )
 
 
+def _say_address(url: str) -> None:
+    print(f"CXR Assistant listens on {url}", flush=True)
+
+
 def launch(
-    blocks: gr.Blocks, settings: Settings, *, prevent_thread_lock: bool = False, quiet: bool = False
+    blocks: gr.Blocks,
+    settings: Settings,
+    *,
+    prevent_thread_lock: bool = False,
+    announce: Callable[[str], None] | None = _say_address,
 ) -> Site:
-    """Serve the page until the process ends (or at once return, with `prevent_thread_lock=True`)."""
+    """Serve the page until the process ends (or at once return, with `prevent_thread_lock=True`).
+
+    `announce` is told the address once it is taken.
+    """
     site = Site(blocks, settings)
     server = _Server(site, _bound(settings))
     site.start()
     blocks.server = server
     blocks.local_url = server.url
-    if not quiet:
-        print(f"CXR Assistant listens on {server.url}", flush=True)
+    if announce is not None:
+        announce(server.url)
     if prevent_thread_lock:
         server.run_in_thread()
     else:
