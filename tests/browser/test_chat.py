@@ -36,6 +36,8 @@ def test_one_click_shows_the_draft_beside_the_truth(study: Any) -> None:
 def test_a_task_button_shows_and_sends_its_exact_words(study: Any) -> None:
     button = study.locator("[data-task=view]")
     assert "What is the view of this radiograph?" in button.inner_text()
+    is_whole = "words => words.scrollWidth <= words.clientWidth && words.scrollHeight <= words.clientHeight"
+    assert all(words.evaluate(is_whole) for words in study.locator(".task span").all()), "cut off"
     button.click()
     study.wait_for_function("document.querySelectorAll('[data-testid=user]').length === 2")
     answered(study)
