@@ -143,6 +143,12 @@ def test_a_table_of_memory_shows_what_a_gpu_was_seen_to_hold() -> None:
 def test_the_figures_of_quality_are_those_of_the_committed_weights() -> None:
     results = json.loads(tables.QUALITY.read_text("utf-8"))
     assert results["revision"] == get_checkpoint("embedded").revision, "run: python benchmarks/quality.py"
+    if tables.FRESH.exists():
+        fresh = json.loads(tables.FRESH.read_text("utf-8"))
+        assert fresh["revision"] == results["revision"], "run: python benchmarks/quality.py --fresh"
+        for kind in ("test", "swap"):
+            (first, last), (begin, end) = results["seeds"][kind], fresh["seeds"][kind]
+            assert end <= first or last <= begin, "those are not fresh"
 
 
 def test_a_quality_table_without_results_says_so() -> None:
@@ -155,6 +161,7 @@ def test_a_quality_table_marks_what_was_not_reached() -> None:
     figures = {name: figure for name in ("view", "macro_f1", "side", "severity", "yes_no")}
     finding = {"f1": estimate, "f1_replaced": 0.1, "f1_constant": 0.2}
     results = {
+        "revision": "a" * 40,
         "test": figures | {"num": 10, "gate_admits": 1.0, "findings": {"nodule": finding}},
         "unseen_anatomy": {"num": 0},
         "swap": {"num": 0},
@@ -165,3 +172,8 @@ def test_a_quality_table_marks_what_was_not_reached() -> None:
     table = quality_table(results)
     assert "| F1, nodule | 0.900 (0.800 to 1.000) | 0.100 | 0.200 | unscored |" in table
     assert "Targets not reached: side." in table
+    assert "further phantoms" not in table
+    again = results | {"swap": {"num": 7, "swapped": estimate | {"value": 0.625}}}
+    assert "of 7 cases" not in table and "7 further cases" in quality_table(results, again)
+    assert "follows in 0.625 (0.800 to 1.000)" in quality_table(results, again)
+    assert quality_table(results, again | {"revision": "b" * 40}) == table, "of other weights"
