@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from statistics import mean, median
+from threading import Event, Timer
 from time import perf_counter
 from typing import Any, Literal
 from zlib import crc32
@@ -16,12 +17,13 @@ import torch
 from benchmarks.ceiling import synchronize
 from benchmarks.contenders import Ours, Question, Stream
 from benchmarks.subjects import Subject, make_prompt
-from cxr_assistant.generation import GenerationEvent
+from cxr_assistant.generation import GenerationEvent, SamplingParams
 from cxr_assistant.models.vlm import Prompt
 
 __all__ = ["Films", "measure_cancel", "measure_streams", "questions_of"]
 
 CANCEL_AFTER = 4  # events
+CANCEL_READING_S = 1e-3  # no film is read in that time
 
 Films = Literal["one", "own_new", "own_read"]
 """What the streams are about: one film that was read before; of each visitor one that nobody has seen; or one
@@ -108,8 +110,19 @@ def _advance(stream: Stream, events: Iterator[GenerationEvent]) -> bool:
     return event is not None
 
 
-def measure_cancel(model: Any, ours: Ours, device: torch.device) -> float:
-    """Seconds from closing a running answer to a device that has nothing left to do."""
+def measure_cancel(model: Any, ours: Ours, device: torch.device) -> dict[str, float]:
+    """Seconds from the wish to end an answer to a device that has nothing left to do, by when it comes.
+
+    "writing": between two tokens. "reading": a moment after the engine has begun to look at a new film and to
+    read its prompt, which it goes on with to the end of the piece.
+    """
+    return {
+        "writing": _cancel_between_tokens(ours, device),
+        "reading": _cancel_while_reading(model, ours, device),
+    }
+
+
+def _cancel_between_tokens(ours: Ours, device: torch.device) -> float:
     events = ours.open(Question(Prompt(tuple(range(5, 15)))), 64)
     for _ in range(CANCEL_AFTER):
         next(events)
@@ -117,3 +130,24 @@ def measure_cancel(model: Any, ours: Ours, device: torch.device) -> float:
     events.close()  # type: ignore[attr-defined]  # a generator
     synchronize(device)
     return perf_counter() - started
+
+
+def _cancel_while_reading(model: Any, ours: Ours, device: torch.device) -> float:
+    is_wanted, wished = Event(), perf_counter()
+
+    def wish() -> None:
+        nonlocal wished
+        wished = perf_counter()
+        is_wanted.set()
+
+    params = SamplingParams(max_new_tokens=64)
+    events = ours.engine.pulses(model, make_prompt(model, 2000), params, is_wanted.is_set)
+    next(events)  # it is asked; nothing is read yet
+    timer = Timer(CANCEL_READING_S, wish)
+    timer.start()
+    for _ in events:
+        pass
+    synchronize(device)
+    ended = perf_counter()
+    timer.join()
+    return ended - wished

@@ -188,7 +188,7 @@ SPEED_TARGETS: tuple[Target, ...] = (
     Target(
         f"{_GPU}: cancel to idle, s",
         "cuda",
-        lambda rows: _of(rows, _GPU, lambda r: r["cancel_s"]),
+        lambda rows: _of(rows, _GPU, lambda r: max(r["cancel_s"].values())),
         at_most=0.1,
     ),
 )
