@@ -36,7 +36,7 @@ from cxr_assistant.generation import (
     TextDelta,
     collect,
 )
-from cxr_assistant.models.gate import PhantomGate
+from cxr_assistant.models.gate import PhantomGate, picture_features
 from cxr_assistant.models.precision import GIB, Device
 from cxr_assistant.report import BoundingBox
 from cxr_assistant.residents import Resident
@@ -286,7 +286,9 @@ def test_a_film_is_looked_at_once_for_the_gate_and_the_answer(
         return look(pixel_values)
 
     monkeypatch.setattr(resident, "admitted", set())
-    width = resident.model.tower.config.hidden_size  # type: ignore[attr-defined]
+    spec = resident.model.processor.image
+    film = torch.zeros(1, spec.channels, spec.size_px, spec.size_px)
+    width = picture_features(resident.model, film).shape[1]  # type: ignore[arg-type]
     wide = PhantomGate(torch.zeros(width), torch.eye(width), threshold=float("inf"))
     monkeypatch.setattr(resident, "gate", wide)
     expected = ask_as(service, "Is there a nodule?", None).text

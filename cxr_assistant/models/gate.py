@@ -3,7 +3,7 @@
 Knows statistics of features, stored beside the embedded model; must not know how a film was made. What a
 file says about itself is never asked: the picture decides.
 
-N images, P patch tokens, V width of the tower, F features
+N images, P patch tokens, V width of the tower, W of its stem, F features
 """
 
 from __future__ import annotations
@@ -30,16 +30,20 @@ class HasTower(Protocol):
 
     def tower_features(self, pixel_values: Tensor) -> Tensor: ...
 
+    def stem_features(self, pixel_values: Tensor) -> Tensor: ...
+
     def project(self, features: Tensor) -> Tensor: ...
 
 
 def picture_features(model: HasTower, pixel_values: Tensor) -> Tensor:
-    """(N, V): what the patches of each picture carry on average."""
-    return _averaged(model.tower_features(pixel_values))
+    """(N, F = V + 2 W): what the patches of each picture carry on average, and what the cells of the stem do
+    and by how much they differ: texture, which the blocks behind it hardly pass on."""
+    return _summed_up(model, pixel_values, model.tower_features(pixel_values))
 
 
-def _averaged(seen: Tensor) -> Tensor:
-    return seen.float().mean(dim=1)
+def _summed_up(model: HasTower, pixel_values: Tensor, seen: Tensor) -> Tensor:
+    cells = model.stem_features(pixel_values).float().flatten(2)
+    return torch.cat((seen.float().mean(dim=1), cells.mean(dim=2), cells.std(dim=2)), dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +104,9 @@ class PhantomGate:
         Returns their image embeddings (N, P, D), so that whoever goes on with them need not look again.
         """
         weights = next(model.tower.parameters())
-        seen = model.tower_features(torch.tensor(pixel_values).to(weights.device, weights.dtype))
-        distance = float(self.distance(_averaged(seen).cpu()).max())
+        pixels = torch.tensor(pixel_values).to(weights.device, weights.dtype)
+        seen = model.tower_features(pixels)
+        distance = float(self.distance(_summed_up(model, pixels, seen).cpu()).max())
         if not distance <= self.threshold:
             raise ForeignImage(
                 "This picture is no phantom, and this model has seen phantoms alone.",

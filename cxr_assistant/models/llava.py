@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from cxr_assistant.models.decoder import DecoderModel
-from cxr_assistant.models.stem import add_stem
+from cxr_assistant.models.stem import StemmedPatches, add_stem
 from cxr_assistant.models.vlm import Processor
 
 __all__ = ["StockLlava", "make_config", "make_empty", "tower_hidden_states"]
@@ -43,6 +43,14 @@ class StockLlava(DecoderModel):
         *_, hidden = tower_hidden_states(self._sight[0], pixel_values, num_needed)
         drops_class_token = self.config.vision_feature_select_strategy == "default"
         return hidden[:, 1:] if drops_class_token else hidden
+
+    def stem_features(self, pixel_values: Tensor) -> Tensor:
+        """(N, C, S, S) -> (N, W, G, G), what stands in each cell of the stem; W is 0 for a tower without."""
+        patches = self._sight[0].embeddings.patch_embeddings.projection
+        if isinstance(patches, StemmedPatches):
+            cells: Tensor = patches.stem(pixel_values)
+            return cells
+        return pixel_values.new_zeros(len(pixel_values), 0, 2, 2)
 
 
 def tower_hidden_states(tower: Any, pixel_values: Tensor, num_blocks: int) -> Iterator[Tensor]:

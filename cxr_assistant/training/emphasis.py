@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from cxr_assistant.imaging.phantom import FindingKind, drawn_findings
 
-__all__ = ["Emphasis", "chances_to_be_told", "emphasis_on", "seeds_to_learn_from", "strongest_emphasis"]
+__all__ = [
+    "Emphasis",
+    "chances_to_be_told",
+    "emphasis_on",
+    "hardest_seeds",
+    "seeds_to_learn_from",
+    "strongest_emphasis",
+]
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ _ON = {
     FindingKind.CONSOLIDATION: Emphasis(rendered=0.6, cropped=0.5, centred=3.0),
     FindingKind.CENTRAL_LINE: Emphasis(rendered=0.35, cropped=0.25, centred=1.0, told=1.5),
 }
+_HARD_NODULES = 0.33  # share of the seeds with a nodule that are among the hardest
 
 
 def emphasis_on(kind: FindingKind) -> Emphasis:
@@ -65,3 +73,20 @@ def seeds_to_learn_from(first: int, count: int) -> list[int]:
 def _is_rendered(seed: int) -> bool:
     share = strongest_emphasis(request.kind for request in drawn_findings(seed)).rendered
     return bool(np.random.default_rng((seed, 7)).random() < share)
+
+
+def hardest_seeds(first: int, count: int) -> list[int]:
+    """`count` seeds from `first` on of patients with what is missed most often.
+
+    A line beside a pacemaker's leads on the same side: all; a nodule: one in three, about as many.
+    """
+    return list(islice((seed for seed in count_from(first) if _is_among_the_hardest(seed)), count))
+
+
+def _is_among_the_hardest(seed: int) -> bool:
+    drawn = drawn_findings(seed)
+    sides = {kind: {r.side for r in drawn if r.kind is kind} for kind in FindingKind}
+    if sides[FindingKind.CENTRAL_LINE] & sides[FindingKind.PACEMAKER]:
+        return True
+    has_nodule = bool(sides[FindingKind.NODULE])
+    return has_nodule and bool(np.random.default_rng((seed, 9)).random() < _HARD_NODULES)

@@ -39,6 +39,9 @@ class Recipe:
     stem_rate: float = 2e-3
     tower_steps: int = 1_800
     tower_rate: float = 5e-4
+    hard_phantoms: int = 3_000  # fresh ones, half of each batch of the tower's last leg
+    hard_steps: int = 1_000
+    hard_rate: float = 3e-4
     language_phantoms: int = 8_000  # none of which the tower was taught with
     feature_views: int = 3  # augmented versions of each picture whose features the language model sees
     align_steps: int = 150
@@ -82,6 +85,6 @@ EMBEDDED = Recipe()
 MICRO = Recipe(
     image_px=64, patch_px=16, stem_width=16, stem_batch=16, stem_steps=6, tower_width=64, tower_layers=2,
     language_width=64, language_layers=2, vocabulary=512, phantoms=60, first_phantoms=60, validation=30,
-    language_phantoms=50, gate_films=16, batch=16, tower_steps=20, align_steps=4, instruct_steps=16,
-    settle_steps=4, processes=1,
+    language_phantoms=50, gate_films=16, batch=16, tower_steps=20, hard_phantoms=12, hard_steps=4,
+    align_steps=4, instruct_steps=16, settle_steps=4, processes=1,
 )  # fmt: skip

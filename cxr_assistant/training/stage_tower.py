@@ -64,9 +64,9 @@ def labels_of(pool: Pool, indices: np.ndarray, masks: Tensor) -> Labels:
 class TowerTrainer:
     """Teacher, optimiser and chance; its state can be kept and taken up again."""
 
-    def __init__(self, stem: Stem, recipe: Recipe, pool: Pool, team: Team) -> None:
+    def __init__(self, stem: Stem, recipe: Recipe, pool: Pool, hard: Pool, team: Team) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.pool, self.team, self.step = recipe, pool, team, 0
+        self.recipe, self.pool, self.hard, self.team, self.step = recipe, pool, hard, team, 0
         self.generator = torch.Generator().manual_seed(recipe.seed * 97 + team.rank)
         self.rng = np.random.default_rng((recipe.seed, team.rank))
         self.teacher = TowerTeacher(tower_config(recipe), stem).train()
@@ -79,6 +79,8 @@ class TowerTrainer:
     def take_up(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
         self.step = state["step"]
+        if self.step > self.recipe.tower_steps:
+            self._begin_the_last_leg()
         self.teacher.load_state_dict(state["teacher"])
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -93,19 +95,44 @@ class TowerTrainer:
         torch.save(state, fresh)
         fresh.replace(path)
 
+    @property
+    def steps(self) -> int:
+        """Of both legs."""
+        return self.recipe.tower_steps + self.recipe.hard_steps
+
     def learn(self) -> dict[str, float]:
-        """One step on a batch of the pool; returns the parts of the loss."""
-        recipe, pool = self.recipe, self.pool
-        indices = self.rng.integers(0, pool.available, self.team.share_of(recipe.batch))
-        images, masks = augment(pool.images(indices), pool.masks(indices), self.generator)
+        """One step: of the first leg on a batch of the pool, of the last one half of it on hard films."""
+        recipe, share = self.recipe, self.team.share_of(self.recipe.batch)
+        if self.step < recipe.tower_steps:
+            dealt = [self._deal(self.pool, share)]
+            rate = cosine_rate(self.step, recipe.tower_steps, recipe.tower_rate, recipe.tower_steps // 20)
+        else:
+            if self.step == recipe.tower_steps:
+                self._begin_the_last_leg()
+            dealt = [self._deal(self.pool, share - share // 2), self._deal(self.hard, share // 2)]
+            step = self.step - recipe.tower_steps
+            rate = cosine_rate(step, recipe.hard_steps, recipe.hard_rate, recipe.hard_steps // 20 + 1)
+        images = torch.cat([images for images, _ in dealt])
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.teacher(normalise(images, recipe))
-        labels = labels_of(pool, indices, share_per_patch(masks, recipe))
-        loss, parts = tower_loss(logits, labels, self.balance)
-        rate = cosine_rate(self.step, recipe.tower_steps, recipe.tower_rate, recipe.tower_steps // 20)
+        loss, parts = tower_loss(logits, Labels.joined([labels for _, labels in dealt]), self.balance)
         descend(loss, self.optimizer, self.teacher.parameters(), rate, self.team)
         self.step += 1
         return parts
+
+    def _begin_the_last_leg(self) -> None:
+        """With chance of its own, so that a run that was cut here goes on alike; with the stem."""
+        self.generator = torch.Generator().manual_seed(self.recipe.seed * 97 + 31 + self.team.rank)
+        self.rng = np.random.default_rng((self.recipe.seed + 9, self.team.rank))
+        self.hard.grow_to(self.recipe.hard_phantoms)
+        stem = list(self.teacher.stem.requires_grad_(True).parameters())
+        self.optimizer.add_param_group({"params": stem, "weight_decay": 0.01})
+
+    def _deal(self, pool: Pool, count: int) -> tuple[Tensor, Labels]:
+        """Augmented pictures of a pool, and their labels."""
+        indices = self.rng.integers(0, pool.available, count)
+        images, masks = augment(pool.images(indices), pool.masks(indices), self.generator)
+        return images, labels_of(pool, indices, share_per_patch(masks, self.recipe))
 
 
 def _optimizer(teacher: TowerTeacher) -> torch.optim.AdamW:
@@ -117,22 +144,32 @@ def _optimizer(teacher: TowerTeacher) -> torch.optim.AdamW:
 
 
 def train_tower(
-    stem: Stem, pool: Pool, validation: Pool, recipe: Recipe, report: Report, state: Path, team: Team = SOLO
+    stem: Stem,
+    pool: Pool,
+    hard: Pool,
+    validation: Pool,
+    recipe: Recipe,
+    report: Report,
+    state: Path,
+    team: Team = SOLO,
 ) -> TowerTeacher:
-    """Teach the tower on the whole pool, taking up `state` if it is there and keeping it up to date."""
-    trainer = TowerTrainer(stem, recipe, pool, team)
+    """Teach the tower on the whole pool, then on `hard` films as well.
+
+    `state` is taken up if it is there, and kept up to date.
+    """
+    trainer = TowerTrainer(stem, recipe, pool, hard, team)
     if state.exists():
         trainer.take_up(state)
         report(f"taking up the tower at step {trainer.step}")
     started, first = time.monotonic(), trainer.step
-    while trainer.step < recipe.tower_steps:
+    while trainer.step < trainer.steps:
         parts = trainer.learn()
         step = trainer.step
-        if step % 50 == 0 and team.leads:
+        if (step % 50 == 0 or step == trainer.steps) and team.leads:
             rate = recipe.batch * (step - first) / (time.monotonic() - started)
             shown = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
-            report(f"tower {step}/{recipe.tower_steps} pool {pool.available} {shown} {rate:.0f} pictures/s")
-        if (step % 400 == 0 or step == recipe.tower_steps) and team.leads:
+            report(f"tower {step}/{trainer.steps} pool {pool.available} {shown} {rate:.0f} pictures/s")
+        if (step % 400 == 0 or step in (recipe.tower_steps, trainer.steps)) and team.leads:
             trainer.keep(state)
             report(validate_tower(trainer.teacher, validation, recipe))
     bake_patches(trainer.teacher.tower)

@@ -7,7 +7,8 @@ B batch, T patch tokens, D width, K kinds of finding, Q label queries
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -32,15 +33,14 @@ class TowerTeacher(nn.Module):
     """
 
     def __init__(self, config: Dinov2Config, stem: Stem) -> None:
-        """`stem` is taught already and stays as it is."""
+        """`stem` is taught already and stays as it is until the last leg."""
         super().__init__()
         width = config.hidden_size
         self.tower = Dinov2Model(config)
         _place_patches(self.tower, config)
         add_stem(self.tower, stem.width)
-        taught = self.tower.embeddings.patch_embeddings.projection.stem
-        taught.load_state_dict(stem.state_dict())
-        taught.requires_grad_(False)
+        self.stem.load_state_dict(stem.state_dict())
+        self.stem.requires_grad_(False)
         self.norm = nn.LayerNorm(width)
         self.patch_head = nn.Linear(width, len(KINDS))
         self.num_presence, self.num_severity = len(PRESENCE), len(SEVERITY)
@@ -51,6 +51,11 @@ class TowerTeacher(nn.Module):
         self.bias = nn.Parameter(torch.zeros(queries, _GRADES))
         # A language model hears sooner what every token knows than what one of them does.
         self.whole = nn.Linear(width, self.num_presence + self.num_severity * _GRADES)
+
+    @property
+    def stem(self) -> Stem:
+        stem: Stem = self.tower.embeddings.patch_embeddings.projection.stem
+        return stem
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Logits for (B, C, S, S) normalised pixels."""
@@ -93,6 +98,12 @@ class Labels:
     presence: Tensor
     severity: Tensor
     view: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Labels]) -> Labels:
+        """Those of several batches, one after the other."""
+        named = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
+        return cls(**{name: torch.cat(values) for name, values in named.items()})
 
 
 @dataclass(frozen=True, eq=False)

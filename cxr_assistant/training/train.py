@@ -27,7 +27,7 @@ from cxr_assistant.checkpoints.folder import load_llava, write_llava
 from cxr_assistant.imaging.phantom import TRAINING_SEEDS, VALIDATION_SEEDS, make_phantom
 from cxr_assistant.imaging.transforms import prepare
 from cxr_assistant.models.gate import PhantomGate, picture_features
-from cxr_assistant.training.emphasis import seeds_to_learn_from
+from cxr_assistant.training.emphasis import hardest_seeds, seeds_to_learn_from
 from cxr_assistant.training.language import train_tokenizer
 from cxr_assistant.training.pictures import normalise
 from cxr_assistant.training.pool import Pool, RenderJob, render_all
@@ -74,6 +74,7 @@ class _Jobs(NamedTuple):
     check: RenderJob
     eye: RenderJob
     words: RenderJob
+    hard: RenderJob
 
 
 def _jobs(recipe: Recipe, work: Path) -> _Jobs:
@@ -86,6 +87,7 @@ def _jobs(recipe: Recipe, work: Path) -> _Jobs:
         # The tower is surer of films that it was taught with than it will ever be again: a language model
         # that learnt from those would say too little of others.
         words=RenderJob(directory, seeds[recipe.phantoms :], spec, cells),
+        hard=RenderJob(directory, hardest_seeds(seeds[-1] + 1, recipe.hard_phantoms), spec, cells),
     )
 
 
@@ -96,10 +98,10 @@ def _to_stderr(line: str) -> None:
 def _train_member(team: Team, recipe: Recipe, output: Path, work: Path, report: Report) -> None:
     """What each process of the team does; the first one writes."""
     jobs = _jobs(recipe, work)
-    pool, validation = Pool(jobs.eye, report), Pool(jobs.check, report)
+    pool, hard, validation = Pool(jobs.eye, report), Pool(jobs.hard, report), Pool(jobs.check, report)
     stem = train_stem(pool, recipe, report, work / f"stem-{recipe.fingerprint}.safetensors", team)
     tower_state = work / f"tower-{recipe.fingerprint}.pt"
-    teacher = train_tower(stem, pool, validation, recipe, report, tower_state, team)
+    teacher = train_tower(stem, pool, hard, validation, recipe, report, tower_state, team)
     unseen = Pool(jobs.words, report)
     unseen.grow_to(recipe.language_phantoms)
     _teach_language(recipe, teacher, unseen, output, work, report, team)
@@ -140,8 +142,8 @@ def fit_gate(folder: Path, pool: Pool, recipe: Recipe, report: Report, processes
     model = load_llava(folder, recipe.image_spec, device="cpu", precision="fp32")
     every = np.arange(pool.available)
     cloud = [
-        picture_features(model, normalise(pool.images(every[start : start + 50]), recipe))
-        for start in range(0, len(every), 50)
+        picture_features(model, normalise(pool.images(every[start : start + 10]), recipe))
+        for start in range(0, len(every), 10)
     ]
     seeds = VALIDATION_SEEDS.seeds()[recipe.validation : recipe.validation + recipe.gate_films]
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as renderers:

@@ -13,7 +13,7 @@ from cxr_assistant.imaging.phantom import VALIDATION_SEEDS, make_phantom
 from cxr_assistant.imaging.read import read_radiograph
 from cxr_assistant.imaging.transforms import prepare
 from cxr_assistant.models.decoder import DecoderModel
-from cxr_assistant.models.gate import PhantomGate
+from cxr_assistant.models.gate import PhantomGate, picture_features
 from cxr_assistant.settings import PROJECT_ROOT
 from cxr_assistant.study import Radiograph
 
@@ -48,6 +48,33 @@ def test_a_damaged_gate_is_a_sentence(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(CorruptWeights, match="gate of the embedded model"):
         PhantomGate.load(path)
+
+
+class Eye:
+    """Tower and stem of a model that sees nothing but their own numbers."""
+
+    tower = torch.nn.Linear(1, 1)
+
+    def tower_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[[1.0, 2.0], [3.0, 6.0]]]).expand(len(pixel_values), 2, 2)
+
+    def stem_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return pixel_values  # one channel, as many cells as pixels
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        return 10 * features
+
+
+def test_the_gate_compares_means_of_patches_and_the_texture_of_cells() -> None:
+    films = torch.tensor([[[[0.0, 4.0], [0.0, 4.0]]], [[[2.0, 2.0], [2.0, 2.0]]]])
+    spread = films[0].std().item()
+    found = picture_features(Eye(), films)
+    torch.testing.assert_close(found, torch.tensor([[2.0, 4.0, 2.0, spread], [2.0, 4.0, 2.0, 0.0]]))
+    gate = PhantomGate(torch.tensor([2.0, 4.0, 2.0, 0.0]), torch.eye(4), threshold=1.0)
+    embeds = gate.check(Eye(), films[1:].numpy())
+    torch.testing.assert_close(embeds, torch.tensor([[[10.0, 20.0], [30.0, 60.0]]]))
+    with pytest.raises(ForeignImage):
+        gate.check(Eye(), films.numpy())
 
 
 COMMITTED = PROJECT_ROOT / "weights" / "embedded"

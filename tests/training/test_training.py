@@ -28,7 +28,7 @@ from cxr_assistant.models.stem import CELL_PX
 from cxr_assistant.settings import PROJECT_ROOT
 from cxr_assistant.study import ViewPosition
 from cxr_assistant.training.data import IGNORED, KINDS, PRESENCE, encode_phantom
-from cxr_assistant.training.emphasis import chances_to_be_told, seeds_to_learn_from
+from cxr_assistant.training.emphasis import chances_to_be_told, hardest_seeds, seeds_to_learn_from
 from cxr_assistant.training.language import (
     EOS,
     IGNORED_TOKEN,
@@ -117,6 +117,7 @@ def test_the_micro_recipe_makes_a_model_that_the_product_loads(tmp_path: Path) -
     assert model.processor.num_image_tokens == MICRO.patches**2
     assert PhantomGate.load(folder / "gate.safetensors").threshold > 0
     assert any(line.startswith(f"instruct {MICRO.instruct_steps}/") for line in lines)
+    assert any(line.startswith(f"tower {MICRO.tower_steps + MICRO.hard_steps}/") for line in lines)
     # A run that was cut before the last leg of instruction goes on to the same weights.
     first = (folder / "model.safetensors").read_bytes()
     lines.clear()
@@ -262,6 +263,24 @@ def test_patients_with_a_nodule_are_learnt_from_more_often() -> None:
     # Every patient with a nodule is there: none is lost to chance.
     missed = set(range(TRAINING_SEEDS.first, seeds[-1])) - set(seeds)
     assert not any(r.kind is FindingKind.NODULE for seed in missed for r in drawn_findings(seed))
+
+
+def test_the_hardest_films_show_a_line_beside_leads_or_a_nodule() -> None:
+    seeds = hardest_seeds(TRAINING_SEEDS.first, 60)
+    assert seeds == sorted(set(seeds)) and seeds[:20] == hardest_seeds(TRAINING_SEEDS.first, 20)
+
+    def sides(seed: int, kind: FindingKind) -> set[str]:
+        return {str(request.side) for request in drawn_findings(seed) if request.kind is kind}
+
+    def is_line_beside_leads(seed: int) -> bool:
+        return bool(sides(seed, FindingKind.CENTRAL_LINE) & sides(seed, FindingKind.PACEMAKER))
+
+    beside = [seed for seed in seeds if is_line_beside_leads(seed)]
+    assert 15 < len(beside) < 45
+    assert all(sides(seed, FindingKind.NODULE) for seed in set(seeds) - set(beside))
+    # Every line beside leads is there: none is lost to chance.
+    missed = set(range(TRAINING_SEEDS.first, seeds[-1])) - set(seeds)
+    assert not any(map(is_line_beside_leads, missed))
 
 
 def test_films_with_a_nodule_are_read_twice_as_often_before_words_settle() -> None:
