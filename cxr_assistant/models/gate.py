@@ -30,20 +30,24 @@ class HasTower(Protocol):
 
     def tower_features(self, pixel_values: Tensor) -> Tensor: ...
 
-    def stem_features(self, pixel_values: Tensor) -> Tensor: ...
+    def stem_features(self, pixel_values: Tensor) -> Tensor | None: ...
 
     def project(self, features: Tensor) -> Tensor: ...
 
 
 def picture_features(model: HasTower, pixel_values: Tensor) -> Tensor:
-    """(N, F = V + 2 W): what the patches of each picture carry on average, and what the cells of the stem do
-    and by how much they differ: texture, which the blocks behind it hardly pass on."""
+    """(N, F): what the patches of each picture carry on average and, of a tower with a stem, what its cells
+    do and by how much they differ: texture, which the blocks behind it hardly pass on. F is V + 2 W, or V."""
     return _summed_up(model, pixel_values, model.tower_features(pixel_values))
 
 
 def _summed_up(model: HasTower, pixel_values: Tensor, seen: Tensor) -> Tensor:
-    cells = model.stem_features(pixel_values).float().flatten(2)
-    return torch.cat((seen.float().mean(dim=1), cells.mean(dim=2), cells.std(dim=2)), dim=1)
+    patches = seen.float().mean(dim=1)
+    cells = model.stem_features(pixel_values)
+    if cells is None:
+        return patches
+    cells = cells.float().flatten(2)
+    return torch.cat((patches, cells.mean(dim=2), cells.std(dim=2)), dim=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,13 +44,11 @@ class StockLlava(DecoderModel):
         drops_class_token = self.config.vision_feature_select_strategy == "default"
         return hidden[:, 1:] if drops_class_token else hidden
 
-    def stem_features(self, pixel_values: Tensor) -> Tensor:
-        """(N, C, S, S) -> (N, W, G, G), what stands in each cell of the stem; W is 0 for a tower without."""
+    def stem_features(self, pixel_values: Tensor) -> Tensor | None:
+        """(N, C, S, S) -> (N, W, G, G), what stands in each cell of the stem; None for a tower without."""
         patches = self._sight[0].embeddings.patch_embeddings.projection
-        if isinstance(patches, StemmedPatches):
-            cells: Tensor = patches.stem(pixel_values)
-            return cells
-        return pixel_values.new_zeros(len(pixel_values), 0, 2, 2)
+        cells: Tensor | None = patches.stem(pixel_values) if isinstance(patches, StemmedPatches) else None
+        return cells
 
 
 def tower_hidden_states(tower: Any, pixel_values: Tensor, num_blocks: int) -> Iterator[Tensor]:
