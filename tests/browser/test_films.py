@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.dragging import LIMIT_MS, drag, film_png
 from cxr_assistant.imaging.phantom import FindingKind, FindingRequest, make_phantom
 from cxr_assistant.report import BoundingBox
-from tests.browser.conftest import opener
+from tests.browser.conftest import PHONE, opener
 from tests.browser.pages import digest_of_values, film_is_shown, start_anew, upload, viewbox
 from tests.imaging.builders import dicom
 
@@ -63,6 +63,19 @@ def ramp(dtype: type, bits: int, low: int, high: int) -> NDArray[Any]:
     """Every value between `low` and `high`, in no order, on a film that is not square."""
     values = np.linspace(low, high, 256 * 270).round().astype(dtype)
     return np.random.default_rng(9).permutation(values).reshape(270, 256)
+
+
+def test_on_a_phone_one_sees_that_every_file_was_refused(browser: Any, server: str) -> None:
+    """The list stands below the examples there, and nothing else tells."""
+    with opener(browser, server) as open_page:
+        page = open_page(PHONE)
+        upload(page, *(b"no film" for _ in range(5)))
+        page.wait_for_selector(".fates h3:visible")
+        assert "0 of 5 files added" in page.inner_text(".fates h3")
+        page.wait_for_function(
+            "(top => top >= 0 && top < innerHeight - 100)"
+            "(document.querySelector('.fates h3').getBoundingClientRect().top)"
+        )
 
 
 def test_the_empty_room_can_be_used_after_every_file_was_refused(room: Any) -> None:

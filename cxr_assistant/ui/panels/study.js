@@ -99,6 +99,8 @@ function showFates(told) {
     return item;
   }));
   fatesSheet.hidden = false;
+  // On a phone it stands below the examples; where no film came, nothing else has changed.
+  if (!added && matchMedia("(max-width: 900px)").matches) fatesSheet.scrollIntoView({ block: "nearest" });
   say(find(".fates h3").textContent);
 }
 const say = (words) => { find(".strip-words").textContent = words; };
