@@ -166,6 +166,8 @@ def _sentences(results: dict[str, Any], fresh: dict[str, Any] | None) -> Iterato
         f"The phantom gate admits {_number(test['gate_admits'])} of the phantoms{elsewhere}{refused}; a "
         "phantom that is declined counts as wrong in every figure."
     )
+    missed = [target["name"] for target in results["targets"] if not target["is_reached"]]
+    yield f"Targets not reached: {', '.join(missed)}." if missed else "Every target is reached on these."
     if fresh is not None:
         again, macro = fresh["swap"], fresh["test"]["macro_f1"]["value"]
         yield (
@@ -174,8 +176,6 @@ def _sentences(results: dict[str, Any], fresh: dict[str, Any] | None) -> Iterato
             f"{_number(fresh['test']['view']['value']['value'])}, the answer follows in "
             f"{_with_interval(again['swapped'])}."
         )
-    missed = [target["name"] for target in results["targets"] if not target["is_reached"]]
-    yield f"Targets not reached: {', '.join(missed)}." if missed else "Every target is reached."
     yield f"torch {made['torch']}, transformers {made['transformers']}, CPU."
 
 
