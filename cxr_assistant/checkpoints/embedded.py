@@ -1,4 +1,4 @@
-"""The embedded model: LLaVA-Rad's architecture made small, trained on this project's phantoms.
+"""The embedded model: a small LLaVA after LLaVA-Rad with a stem of its own, taught on computed phantoms.
 
 Reads one synthetic radiograph of any view and a short conversation; writes findings, answers and the
 view in the words of its training. Dinov2 tower (336 pixels; the film and two maps of its structure; a small
