@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -33,7 +33,13 @@ from cxr_assistant.checkpoints.weights import locate  # noqa: E402
 from cxr_assistant.conversation import Conversation  # noqa: E402
 from cxr_assistant.errors import ForeignImage, StudyError  # noqa: E402
 from cxr_assistant.generation import collect  # noqa: E402
-from cxr_assistant.imaging.phantom import TEST_SEEDS, UNSEEN_ANATOMY_SEEDS  # noqa: E402
+from cxr_assistant.imaging.phantom import (  # noqa: E402
+    TEST_SEEDS,
+    UNSEEN_ANATOMY_SEEDS,
+    VISIBILITY,
+    FindingKind,
+    Threshold,
+)
 from cxr_assistant.loading import load  # noqa: E402
 from cxr_assistant.settings import read_settings  # noqa: E402
 from cxr_assistant.study import Radiograph, Study  # noqa: E402
@@ -41,6 +47,7 @@ from cxr_assistant.tasks import Task  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
 FRESH_RESULTS = RESULTS.with_name("quality-fresh.json")
+FAINT_RESULTS = RESULTS.with_name("quality-faint.json")
 FRESH_AFTER = 2000  # seeds of the test range that plain runs have looked at, and room
 CHUNK = 20
 _assistant: Assistant | None = None  # one per process of the pool, made by _start
@@ -51,16 +58,16 @@ def main() -> int:
     started = time.monotonic()
     first = TEST_SEEDS.first + (FRESH_AFTER if given.fresh else 0)
     first_pair = first + TEST_SEEDS.size // 2
+    visibility = _visibility(given.nodule_contrast)
     with ProcessPoolExecutor(
         given.jobs,
         mp_context=get_context("spawn"),
         initializer=_start,
         initargs=(given.checkpoint, given.weights),
     ) as pool:
-        test = _gather(pool, "test", _read, _chunks(first, given.num), "training")
-        unseen = _gather(
-            pool, "unseen anatomy", _read, _chunks(UNSEEN_ANATOMY_SEEDS.first, given.num_unseen), "unseen"
-        )
+        test = _gather(pool, "test", _read, _chunks(first, given.num), "training", visibility)
+        chunks = _chunks(UNSEEN_ANATOMY_SEEDS.first, given.num_unseen)
+        unseen = _gather(pool, "unseen anatomy", _read, chunks, "unseen", visibility)
         swaps = _gather(pool, "side-swapped pairs", _swap, _chunks(first_pair, given.num_pairs))
         films = list(pool.map(_refuses, _films(given.films)))
     refusals = [is_refused for is_refused in films if is_refused is not None]
@@ -73,6 +80,7 @@ def main() -> int:
         "swap": swap_figures(swaps),
         "real_films": {"num": len(refusals), "num_refused": sum(refusals)},
         "targets": [],
+        "nodule_contrast": visibility[FindingKind.NODULE].contrast,
         "seeds": {
             "test": [first, first + given.num],
             "unseen_anatomy": [UNSEEN_ANATOMY_SEEDS.first, UNSEEN_ANATOMY_SEEDS.first + given.num_unseen],
@@ -100,15 +108,31 @@ def _arguments() -> argparse.Namespace:
         action="store_true",
         help="seeds behind those of a plain run, whose figures were not known when the training was chosen",
     )
+    parser.add_argument(
+        "--nodule-contrast",
+        type=float,
+        metavar="SHARE",
+        help="count nodules in phantoms as shown from this share of the display range on "
+        f"(default: the generator's {VISIBILITY[FindingKind.NODULE].contrast})",
+    )
     parser.add_argument("--films", type=Path, metavar="DIR", help="real films that the gate must refuse")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--checkpoint", default="embedded")
     parser.add_argument("--weights", type=Path, metavar="DIR")
-    parser.add_argument("--out", type=Path, help="default: results/quality.json, or quality-fresh.json")
+    parser.add_argument(
+        "--out", type=Path, help="default: results/quality.json, quality-fresh.json or quality-faint.json"
+    )
     parser.add_argument("--json", action="store_true", help="the last line is the result as one object")
     given = parser.parse_args()
-    given.out = given.out or (FRESH_RESULTS if given.fresh else RESULTS)
+    usual = FAINT_RESULTS if given.nodule_contrast is not None else RESULTS
+    given.out = given.out or (FRESH_RESULTS if given.fresh else usual)
     return given
+
+
+def _visibility(nodule_contrast: float | None) -> dict[FindingKind, Threshold]:
+    nodule = VISIBILITY[FindingKind.NODULE]
+    contrast = nodule.contrast if nodule_contrast is None else nodule_contrast
+    return {**VISIBILITY, FindingKind.NODULE: nodule._replace(contrast=contrast)}
 
 
 def _chunks(first: int, num: int) -> list[range]:
@@ -148,8 +172,8 @@ def _say(radiograph: Radiograph, task: Task, question: str) -> str | None:
         return None
 
 
-def _read(ranges: str, seeds: range) -> list[PhantomReading]:
-    return read_phantoms(_say, seeds, ranges)
+def _read(ranges: str, visibility: Mapping[FindingKind, Threshold], seeds: range) -> list[PhantomReading]:
+    return read_phantoms(_say, seeds, ranges, visibility)
 
 
 def _swap(seeds: range) -> list[SwapReading]:

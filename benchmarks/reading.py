@@ -7,7 +7,7 @@ the figures can be tested with readers that know everything or nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,10 +16,13 @@ from cxr_assistant.evaluation.metrics import FindingLabel, ReportLabels
 from cxr_assistant.imaging.phantom import (
     TRAINING_RANGES,
     UNSEEN_RANGES,
+    VISIBILITY,
+    FindingKind,
     FindingRequest,
     Mention,
     Phantom,
     QuestionAnswer,
+    Threshold,
     make_phantom,
     mentions,
     read_report,
@@ -71,13 +74,18 @@ class SwapReading:
     answered_mirrored_pixels: str | None
 
 
-def read_phantoms(reader: Reader, seeds: Sequence[int], ranges: str) -> list[PhantomReading]:
+def read_phantoms(
+    reader: Reader,
+    seeds: Sequence[int],
+    ranges: str,
+    visibility: Mapping[FindingKind, Threshold] = VISIBILITY,
+) -> list[PhantomReading]:
     """Findings, view and presence questions of each phantom; the next one of `seeds` lends the other image.
 
     The prompts for findings and view are the same for every phantom, so that the answer over the other
     image is the one that was given there; questions differ in wording and are asked anew.
     """
-    phantoms = [make_phantom(seed, ranges=RANGES[ranges]) for seed in seeds]
+    phantoms = [make_phantom(seed, ranges=RANGES[ranges], visibility=visibility) for seed in seeds]
     reports = [reader(phantom.radiograph, Task.FINDINGS, "") for phantom in phantoms]
     views = [reader(phantom.radiograph, Task.VIEW, "") for phantom in phantoms]
     readings = []

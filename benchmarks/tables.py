@@ -32,7 +32,7 @@ __all__ = [
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "weights" / "embedded" / "CARD.md")
 RESULTS = ROOT / "benchmarks" / "results"
-QUALITY, FRESH = RESULTS / "quality.json", RESULTS / "quality-fresh.json"
+QUALITY, FRESH, FAINT = (RESULTS / f"quality{which}.json" for which in ("", "-fresh", "-faint"))
 SPEED = [RESULTS / f"speed-{device}.json" for device in ("cpu", "cuda")]
 
 
@@ -42,7 +42,7 @@ def with_tables(text: str) -> str:
         "checkpoints": checkpoints_table(),
         "memory": memory_table(_loading_results()),
         "limits": limits_table(),
-        "quality": quality_table(_read(QUALITY), _read(FRESH)),
+        "quality": quality_table(_read(QUALITY), _read(FRESH), _read(FAINT)),
         "speed": speed_table([run for path in SPEED if (run := _read(path)) is not None]),
     }
 
@@ -111,10 +111,15 @@ def limits_table() -> str:
     return "\n".join(rows)
 
 
-def quality_table(results: dict[str, Any] | None, fresh: dict[str, Any] | None = None) -> str:
+def quality_table(
+    results: dict[str, Any] | None,
+    fresh: dict[str, Any] | None = None,
+    faint: dict[str, Any] | None = None,
+) -> str:
     """The figures of benchmarks/quality.py, or a sentence when it has not been run.
 
-    fresh: the same of seeds whose figures nobody knew while training was decided on.
+    fresh: the same of seeds whose figures nobody knew while training was decided on. faint: the same with
+    fainter nodules counted. Either is left out when it is of other weights.
     """
     if results is None:
         return "Not measured yet: `python benchmarks/quality.py`."
@@ -137,8 +142,8 @@ def quality_table(results: dict[str, Any] | None, fresh: dict[str, Any] | None =
         rows.append(
             _row(f"F1, {kind.replace('-', ' ')}", _with_interval(scores["f1"]), *map(_number, others))
         )
-    known = fresh if fresh is not None and fresh["revision"] == results["revision"] else None
-    return "\n".join([*rows, "", " ".join(_sentences(results, known))])
+    alike = (run if run and run["revision"] == results["revision"] else None for run in (fresh, faint))
+    return "\n".join([*rows, "", " ".join(_sentences(results, *alike))])
 
 
 _FIGURES = (
@@ -150,7 +155,9 @@ _FIGURES = (
 )
 
 
-def _sentences(results: dict[str, Any], fresh: dict[str, Any] | None) -> Iterator[str]:
+def _sentences(
+    results: dict[str, Any], fresh: dict[str, Any] | None, faint: dict[str, Any] | None
+) -> Iterator[str]:
     test, unseen, swap, films, made = (
         results[key] for key in ("test", "unseen_anatomy", "swap", "real_films", "made_with")
     )
@@ -175,6 +182,13 @@ def _sentences(results: dict[str, Any], fresh: dict[str, Any] | None) -> Iterato
             f"nobody knew while training was decided on: macro-F1 {_with_interval(macro)}, view "
             f"{_number(fresh['test']['view']['value']['value'])}, the answer follows in "
             f"{_with_interval(again['swapped'])}."
+        )
+    if faint is not None:
+        nodule, macro = faint["test"]["findings"]["nodule"]["f1"], faint["test"]["macro_f1"]["value"]
+        yield (
+            f"Were a nodule counted from {faint['nodule_contrast']} of the display range on, {nodule['num']} "
+            f"of {faint['test']['num']} films would show one, with an F1 of {_with_interval(nodule)}; "
+            f"macro-F1 {_with_interval(macro)}."
         )
     yield f"torch {made['torch']}, transformers {made['transformers']}, CPU."
 

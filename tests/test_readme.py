@@ -15,6 +15,7 @@ from benchmarks import tables
 from benchmarks.tables import quality_table
 from cxr_assistant.checkpoints.spec import get_checkpoint
 from cxr_assistant.cli.main import _parser
+from cxr_assistant.imaging.phantom import VISIBILITY, FindingKind
 from cxr_assistant.ui.api import ENDPOINTS
 from cxr_assistant.ui.programs import Box, Reply
 
@@ -151,6 +152,14 @@ def test_the_figures_of_quality_are_those_of_the_committed_weights() -> None:
             assert end <= first or last <= begin, "those are not fresh"
 
 
+def test_the_figures_with_fainter_nodules_are_of_the_same_films_and_weights() -> None:
+    results, faint = (json.loads(path.read_text("utf-8")) for path in (tables.QUALITY, tables.FAINT))
+    assert faint["revision"] == results["revision"], "run: python benchmarks/quality.py --nodule-contrast ..."
+    assert faint["seeds"]["test"] == results["seeds"]["test"]
+    shown, counted = (run["test"]["findings"]["nodule"]["f1"]["num"] for run in (results, faint))
+    assert faint["nodule_contrast"] < VISIBILITY[FindingKind.NODULE].contrast and counted > shown
+
+
 def test_a_quality_table_without_results_says_so() -> None:
     assert quality_table(None).startswith("Not measured yet")
 
@@ -177,3 +186,5 @@ def test_a_quality_table_marks_what_was_not_reached() -> None:
     assert "of 7 cases" not in table and "7 further cases" in quality_table(results, again)
     assert "follows in 0.625 (0.800 to 1.000)" in quality_table(results, again)
     assert quality_table(results, again | {"revision": "b" * 40}) == table, "of other weights"
+    fainter = quality_table(results, faint=results | {"nodule_contrast": 0.05})
+    assert "from 0.05 of the display range on, 10 of 10 films would show one, with an F1 of 0.900" in fainter

@@ -12,7 +12,7 @@ from benchmarks import reading
 from benchmarks.figures import TARGETS, figures, judge, swap_figures
 from benchmarks.quality import _chunks
 from benchmarks.reading import Reader, read_phantoms, read_swaps, read_view, read_yes_no
-from cxr_assistant.imaging.phantom import Phantom, make_phantom
+from cxr_assistant.imaging.phantom import VISIBILITY, Phantom, make_phantom
 from cxr_assistant.study import Radiograph
 from cxr_assistant.tasks import Task
 
@@ -29,7 +29,8 @@ def drawn() -> Iterator[dict[str, Phantom]]:
         phantom = make_phantom(seed, findings=findings, size_px=96, **wishes)
         return phantoms.setdefault(phantom.radiograph.digest, phantom)
 
-    def make(seed: int, findings: Any = None, **wishes: Any) -> Phantom:
+    def make(seed: int, findings: Any = None, visibility: Any = VISIBILITY, **wishes: Any) -> Phantom:
+        assert visibility is VISIBILITY  # as a dictionary it cannot be part of what is looked up
         return make_small(seed, None if findings is None else tuple(findings), **wishes)
 
     with pytest.MonkeyPatch.context() as patch:

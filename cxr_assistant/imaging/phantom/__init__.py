@@ -27,6 +27,7 @@ from cxr_assistant.imaging.phantom.generator import (
     VALIDATION_SEEDS,
     VISIBILITY,
     Phantom,
+    Threshold,
     drawn_findings,
     make_phantom,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "ReadReport",
     "Severity",
     "Side",
+    "Threshold",
     "Zone",
     "dicom_bytes",
     "drawn_findings",

@@ -6,7 +6,7 @@ phantoms can differ in one finding alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -148,9 +148,11 @@ def make_phantom(
     view: ViewPosition | None = None,
     ranges: AnatomyRanges = TRAINING_RANGES,
     size_px: int = 512,
+    visibility: Mapping[FindingKind, Threshold] = VISIBILITY,
 ) -> Phantom:
     """The phantom of `seed`, `size_px` rows high; findings and view are drawn by chance when not given.
 
+    `visibility` changes the truth (which findings are visible, masks, words), never the picture.
     Raises PhantomError for a negative seed, an unknown view, a size outside 64 to 4096, or findings that
     exclude each other.
     """
@@ -168,7 +170,7 @@ def make_phantom(
         sample_findings(clinic, view) if findings is None else tuple(r.completed(clinic) for r in findings)
     )
     check_combination(requests)
-    return _render(seed, anatomy, acquisition, requests, shape, size_px)
+    return _render(seed, anatomy, acquisition, requests, shape, size_px, visibility)
 
 
 def drawn_findings(seed: int) -> tuple[FindingRequest, ...]:
@@ -197,7 +199,7 @@ def _posture(view: ViewPosition) -> Posture:
 
 def _render(
     seed: int, anatomy: Anatomy, acquisition: Acquisition, requests: tuple[FindingRequest, ...],
-    rng: np.random.Generator, size_px: int,
+    rng: np.random.Generator, size_px: int, visibility: Mapping[FindingKind, Threshold],
 ) -> Phantom:  # fmt: skip
     heart = next((r for r in requests if r.kind is FindingKind.CARDIOMEGALY), None)
     anatomy = enlarged_heart(anatomy, heart, rng)
@@ -223,7 +225,10 @@ def _render(
     film = compress_range(film, acquisition, camera.pixel_cm * anatomy.scale)
     radiograph, window = _digitise(film, paths.soft > 4.0, acquisition, camera, anatomy)
     display = _Display(film, straight, window, acquisition, camera.pixel_cm * anatomy.scale)
-    judged = [_judge(r, c, display, anatomy.scale) for r, c in zip(requests, changes, strict=True)]
+    judged = [
+        _judge(r, c, visibility[r.kind], display, anatomy.scale)
+        for r, c in zip(requests, changes, strict=True)
+    ]
     return Phantom(
         seed=seed,
         view=acquisition.view,
@@ -295,7 +300,7 @@ class _Display:
 
 
 def _judge(
-    request: FindingRequest, change: Change, display: _Display, scale: float
+    request: FindingRequest, change: Change, threshold: Threshold, display: _Display, scale: float
 ) -> tuple[PhantomFinding, Mask]:
     """Measure the finding against its threshold and draw its mask and box."""
     log_signal = np.zeros_like(display.film)
@@ -304,7 +309,6 @@ def _judge(
     if change.metal is not None:
         log_signal += change.metal * np.float32(METAL_PER_CM * scale)
     contrast = display.contrast_of(log_signal)
-    threshold = VISIBILITY[request.kind]
     mask = contrast >= threshold.contrast
     area = float(mask.sum()) * display.pixel_cm**2
     shown = area >= threshold.area_cm2

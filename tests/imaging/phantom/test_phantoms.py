@@ -22,6 +22,7 @@ from cxr_assistant.imaging.phantom import (
     PhantomFinding,
     Severity,
     Side,
+    Threshold,
     Zone,
     dicom_bytes,
     drawn_findings,
@@ -253,6 +254,16 @@ def test_contrast_is_what_the_displayed_picture_gains(kind: FindingKind) -> None
     gain = np.abs(render_for_people(with_it.radiograph) - render_for_people(without.radiograph))
     finding, mask = with_it.findings[0], with_it.masks[0]
     assert np.percentile(gain[mask], 90) == pytest.approx(finding.contrast, rel=0.2)
+
+
+def test_other_thresholds_change_the_truth_and_not_the_picture() -> None:
+    request, view = FindingRequest(FindingKind.NODULE), ViewPosition.PA
+    seen = make_phantom(31, findings=[request], view=view, size_px=256)
+    strict = {FindingKind.NODULE: Threshold(1.0, 0.6)}
+    unseen = make_phantom(31, findings=[request], view=view, size_px=256, visibility=strict)
+    assert unseen.radiograph.digest == seen.radiograph.digest
+    assert len(seen.visible) == 1 and unseen.visible == ()
+    assert "nodule" in seen.report.lower() and read_report(unseen.report).mentions == ()
 
 
 def test_what_a_seed_is_given_is_known_without_rendering_it() -> None:
