@@ -68,7 +68,7 @@ def main() -> int:
         test = _gather(pool, "test", _read, _chunks(first, given.num), "training", visibility)
         chunks = _chunks(UNSEEN_ANATOMY_SEEDS.first, given.num_unseen)
         unseen = _gather(pool, "unseen anatomy", _read, chunks, "unseen", visibility)
-        swaps = _gather(pool, "side-swapped pairs", _swap, _chunks(first_pair, given.num_pairs))
+        swaps = _gather(pool, "side-swapped pairs", _swap, _chunks(first_pair, given.num_pairs), visibility)
         films = list(pool.map(_refuses, _films(given.films)))
     refusals = [is_refused for is_refused in films if is_refused is not None]
     results: dict[str, Any] = {
@@ -176,8 +176,8 @@ def _read(ranges: str, visibility: Mapping[FindingKind, Threshold], seeds: range
     return read_phantoms(_say, seeds, ranges, visibility)
 
 
-def _swap(seeds: range) -> list[SwapReading]:
-    return read_swaps(_say, seeds)
+def _swap(visibility: Mapping[FindingKind, Threshold], seeds: range) -> list[SwapReading]:
+    return read_swaps(_say, seeds, visibility)
 
 
 def _films(directory: Path | None) -> Iterator[Path]:

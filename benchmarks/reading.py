@@ -107,16 +107,18 @@ def read_phantoms(
     return readings
 
 
-def read_swaps(reader: Reader, seeds: Sequence[int]) -> list[SwapReading]:
+def read_swaps(
+    reader: Reader, seeds: Sequence[int], visibility: Mapping[FindingKind, Threshold] = VISIBILITY
+) -> list[SwapReading]:
     """Every one-sided finding that a frontal phantom shows on its side and, swapped, on the other as well."""
     readings: list[SwapReading] = []
     for seed in seeds:
-        phantom = make_phantom(seed)
+        phantom = make_phantom(seed, visibility=visibility)
         one_sided = _one_sided(phantom)
         if not one_sided or phantom.view.is_lateral:
             continue
         requests = [FindingRequest(f.kind, f.side, f.severity, f.zone).mirrored() for f in phantom.findings]
-        swapped = make_phantom(seed, findings=requests, view=phantom.view)
+        swapped = make_phantom(seed, findings=requests, view=phantom.view, visibility=visibility)
         visible_there = _one_sided(swapped)
         films = (phantom.radiograph, swapped.radiograph, _mirrored(phantom.radiograph))
         sides = [_sides_in(reader(film, Task.FINDINGS, "")) for film in films]

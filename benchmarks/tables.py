@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -171,26 +171,39 @@ def _sentences(
     refused = f" and refuses {films['num_refused']} of {films['num']} real films" if films["num"] else ""
     yield (
         f"The phantom gate admits {_number(test['gate_admits'])} of the phantoms{elsewhere}{refused}; a "
-        "phantom that is declined counts as wrong in every figure."
+        "phantom that is declined counts as wrong, except for side and severity, which are judged where the "
+        "finding was named."
     )
-    missed = [target["name"] for target in results["targets"] if not target["is_reached"]]
-    yield f"Targets not reached: {', '.join(missed)}." if missed else "Every target is reached on these."
+    yield _verdict(results["targets"], "Every target is reached on these.")
     if fresh is not None:
-        again, macro = fresh["swap"], fresh["test"]["macro_f1"]["value"]
+        macro, view = (fresh["test"][figure]["value"] for figure in ("macro_f1", "view"))
         yield (
-            f"On {fresh['test']['num']} further phantoms and {again['num']} further cases, whose figures "
-            f"nobody knew while training was decided on: macro-F1 {_with_interval(macro)}, view "
-            f"{_number(fresh['test']['view']['value']['value'])}, the answer follows in "
-            f"{_with_interval(again['swapped'])}."
+            f"On {fresh['test']['num']} further phantoms, whose figures nobody knew while training was "
+            f"decided on: macro-F1 {_with_interval(macro)}, view {_number(view['value'])}{_followed(fresh)}. "
+        ) + _verdict(
+            [target for target in fresh["targets"] if target["value"] is not None],
+            "Every target that was measured there is reached.",
         )
     if faint is not None:
         nodule, macro = faint["test"]["findings"]["nodule"]["f1"], faint["test"]["macro_f1"]["value"]
         yield (
             f"Were a nodule counted from {faint['nodule_contrast']} of the display range on, {nodule['num']} "
-            f"of {faint['test']['num']} films would show one, with an F1 of {_with_interval(nodule)}; "
-            f"macro-F1 {_with_interval(macro)}."
+            f"of {faint['test']['num']} films would show one: F1 {_with_interval(nodule)}, macro-F1 "
+            f"{_with_interval(macro)}{_followed(faint)}."
         )
     yield f"torch {made['torch']}, transformers {made['transformers']}, CPU."
+
+
+def _followed(results: dict[str, Any]) -> str:
+    swap = results["swap"]
+    if not swap["num"]:
+        return ""
+    return f", the answer follows in {_with_interval(swap['swapped'])} of {swap['num']} cases"
+
+
+def _verdict(targets: Sequence[Mapping[str, Any]], praise: str) -> str:
+    missed = [target["name"] for target in targets if not target["is_reached"]]
+    return f"Targets not reached: {', '.join(missed)}." if missed else praise
 
 
 def _row(*cells: str) -> str:

@@ -155,7 +155,7 @@ def test_the_figures_of_quality_are_those_of_the_committed_weights() -> None:
 def test_the_figures_with_fainter_nodules_are_of_the_same_films_and_weights() -> None:
     results, faint = (json.loads(path.read_text("utf-8")) for path in (tables.QUALITY, tables.FAINT))
     assert faint["revision"] == results["revision"], "run: python benchmarks/quality.py --nodule-contrast ..."
-    assert faint["seeds"]["test"] == results["seeds"]["test"]
+    assert all(faint["seeds"][kind] == results["seeds"][kind] for kind in ("test", "swap"))
     shown, counted = (run["test"]["findings"]["nodule"]["f1"]["num"] for run in (results, faint))
     assert faint["nodule_contrast"] < VISIBILITY[FindingKind.NODULE].contrast and counted > shown
 
@@ -176,15 +176,20 @@ def test_a_quality_table_marks_what_was_not_reached() -> None:
         "swap": {"num": 0},
         "real_films": {"num": 2, "num_refused": 2},
         "made_with": {"torch": "2", "transformers": "5"},
-        "targets": [{"name": "side", "is_reached": False}],
+        "targets": [{"name": "side", "value": 0.9, "is_reached": False}],
     }
     table = quality_table(results)
     assert "| F1, nodule | 0.900 (0.800 to 1.000) | 0.100 | 0.200 | unscored |" in table
     assert "Targets not reached: side." in table
     assert "further phantoms" not in table
     again = results | {"swap": {"num": 7, "swapped": estimate | {"value": 0.625}}}
-    assert "of 7 cases" not in table and "7 further cases" in quality_table(results, again)
-    assert "follows in 0.625 (0.800 to 1.000)" in quality_table(results, again)
+    followed = "follows in 0.625 (0.800 to 1.000) of 7 cases"
+    assert followed not in table and f"{followed}. Targets not reached: side." in quality_table(
+        results, again
+    )
+    unmeasured = again | {"targets": [{"name": "gate", "value": None, "is_reached": False}]}
+    assert "Every target that was measured there is reached." in quality_table(results, unmeasured)
     assert quality_table(results, again | {"revision": "b" * 40}) == table, "of other weights"
-    fainter = quality_table(results, faint=results | {"nodule_contrast": 0.05})
-    assert "from 0.05 of the display range on, 10 of 10 films would show one, with an F1 of 0.900" in fainter
+    fainter = quality_table(results, faint=again | {"nodule_contrast": 0.05})
+    assert "from 0.05 of the display range on, 10 of 10 films would show one: F1 0.900" in fainter
+    assert followed in fainter

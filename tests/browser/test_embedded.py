@@ -45,24 +45,44 @@ def test_one_click_ends_in_a_draft_of_the_real_model(open_door: OpenPage) -> Non
     assert "PA" in last_answer(page)
 
 
+def seconds_to_the_first_token(page: Any, question: str) -> float:
+    """From Send to the first word on the screen; waits for the end of the answer."""
+    asked = page.locator("[data-testid=bot]").count()
+    started = time.monotonic()
+    ask(page, question, wait=False)
+    page.wait_for_function(
+        f"document.querySelectorAll('[data-testid=bot]').length > {asked}"
+        f" && document.querySelectorAll('[data-testid=bot]')[{asked}].innerText.trim().length > 0"
+    )
+    waited = time.monotonic() - started
+    answered(page)
+    return waited
+
+
+def assert_the_median_is_soon(waits: list[float]) -> None:
+    """The load of the machine is allowed for, not hidden."""
+    print(f"Send to first visible token: {', '.join(f'{wait:.2f}' for wait in waits)} s")
+    assert sorted(waits)[len(waits) // 2] < FIRST_TOKEN_S * max(
+        1.0, os.getloadavg()[0] / (os.cpu_count() or 1)
+    )
+
+
 def test_the_first_token_is_on_screen_within_two_seconds(open_door: OpenPage) -> None:
-    """The median of three questions; the load of the machine is allowed for, not hidden."""
     page = open_door(DESKTOP)
     demonstrate(page)
     answered(page)
+    questions = ("Is there a pneumothorax?", "Is there a mass?", "Which view is this?")
+    assert_the_median_is_soon([seconds_to_the_first_token(page, question) for question in questions])
+
+
+def test_the_first_token_about_a_new_film_is_on_screen_within_two_seconds(open_door: OpenPage) -> None:
     waits = []
-    for question in ("Is there a pneumothorax?", "Is there a mass?", "Which view is this?"):
-        asked = page.locator("[data-testid=bot]").count()
-        started = time.monotonic()
-        ask(page, question, wait=False)
-        page.wait_for_function(
-            f"document.querySelectorAll('[data-testid=bot]').length > {asked}"
-            f" && document.querySelectorAll('[data-testid=bot]')[{asked}].innerText.trim().length > 0"
-        )
-        waits.append(time.monotonic() - started)
-        answered(page)
-    print(f"Send to first visible token: {', '.join(f'{wait:.2f}' for wait in waits)} s")
-    assert sorted(waits)[1] < FIRST_TOKEN_S * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    for seed in range(40_009_910, 40_009_913):
+        page = open_door(DESKTOP)
+        upload(page, dicom_bytes(make_phantom(seed)))
+        film_is_shown(page)
+        waits.append(seconds_to_the_first_token(page, "Is there a pneumothorax?"))
+    assert_the_median_is_soon(waits)
 
 
 def test_a_foreign_film_is_declined_and_the_room_goes_on(open_door: OpenPage) -> None:
