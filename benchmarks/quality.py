@@ -48,17 +48,19 @@ from cxr_assistant.tasks import Task  # noqa: E402
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
 FRESH_RESULTS = RESULTS.with_name("quality-fresh.json")
 FAINT_RESULTS = RESULTS.with_name("quality-faint.json")
+USUAL_CONTRAST = VISIBILITY[FindingKind.NODULE].contrast
 FRESH_AFTER = 2000  # seeds of the test range that plain runs have looked at, and room
 CHUNK = 20
 _assistant: Assistant | None = None  # one per process of the pool, made by _start
 
 
 def main() -> int:
-    given = _arguments()
+    given = _arguments(sys.argv[1:])
     started = time.monotonic()
     first = TEST_SEEDS.first + (FRESH_AFTER if given.fresh else 0)
     first_pair = first + TEST_SEEDS.size // 2
-    visibility = _visibility(given.nodule_contrast)
+    nodule = VISIBILITY[FindingKind.NODULE]._replace(contrast=given.nodule_contrast)
+    visibility = {FindingKind.NODULE: nodule}
     with ProcessPoolExecutor(
         given.jobs,
         mp_context=get_context("spawn"),
@@ -80,7 +82,7 @@ def main() -> int:
         "swap": swap_figures(swaps),
         "real_films": {"num": len(refusals), "num_refused": sum(refusals)},
         "targets": [],
-        "nodule_contrast": visibility[FindingKind.NODULE].contrast,
+        "nodule_contrast": given.nodule_contrast,
         "seeds": {
             "test": [first, first + given.num],
             "unseen_anatomy": [UNSEEN_ANATOMY_SEEDS.first, UNSEEN_ANATOMY_SEEDS.first + given.num_unseen],
@@ -98,7 +100,7 @@ def main() -> int:
     return 0
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num", type=int, default=1000, help="phantoms of unseen seeds")
     parser.add_argument("--num-unseen", type=int, default=500, help="phantoms of unseen anatomy ranges")
@@ -111,9 +113,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--nodule-contrast",
         type=float,
+        default=USUAL_CONTRAST,
         metavar="SHARE",
-        help="count nodules in phantoms as shown from this share of the display range on "
-        f"(default: the generator's {VISIBILITY[FindingKind.NODULE].contrast})",
+        help="count nodules in phantoms as shown from this share of the display range on (default: the "
+        "generator's %(default)s)",
     )
     parser.add_argument("--films", type=Path, metavar="DIR", help="real films that the gate must refuse")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -123,16 +126,14 @@ def _arguments() -> argparse.Namespace:
         "--out", type=Path, help="default: results/quality.json, quality-fresh.json or quality-faint.json"
     )
     parser.add_argument("--json", action="store_true", help="the last line is the result as one object")
-    given = parser.parse_args()
-    usual = FAINT_RESULTS if given.nodule_contrast is not None else RESULTS
-    given.out = given.out or (FRESH_RESULTS if given.fresh else usual)
+    given = parser.parse_args(words)
+    if not 0 < given.nodule_contrast <= 1:
+        parser.error(f"--nodule-contrast is {given.nodule_contrast}; allowed: above 0, up to 1.")
+    is_usual = given.nodule_contrast == USUAL_CONTRAST
+    if given.fresh and not is_usual and not given.out:
+        parser.error("--fresh with another --nodule-contrast has no file of its own; name one by --out.")
+    given.out = given.out or (FRESH_RESULTS if given.fresh else RESULTS if is_usual else FAINT_RESULTS)
     return given
-
-
-def _visibility(nodule_contrast: float | None) -> dict[FindingKind, Threshold]:
-    nodule = VISIBILITY[FindingKind.NODULE]
-    contrast = nodule.contrast if nodule_contrast is None else nodule_contrast
-    return {**VISIBILITY, FindingKind.NODULE: nodule._replace(contrast=contrast)}
 
 
 def _chunks(first: int, num: int) -> list[range]:

@@ -16,7 +16,6 @@ from cxr_assistant.evaluation.metrics import FindingLabel, ReportLabels
 from cxr_assistant.imaging.phantom import (
     TRAINING_RANGES,
     UNSEEN_RANGES,
-    VISIBILITY,
     FindingKind,
     FindingRequest,
     Mention,
@@ -78,7 +77,7 @@ def read_phantoms(
     reader: Reader,
     seeds: Sequence[int],
     ranges: str,
-    visibility: Mapping[FindingKind, Threshold] = VISIBILITY,
+    visibility: Mapping[FindingKind, Threshold] | None = None,
 ) -> list[PhantomReading]:
     """Findings, view and presence questions of each phantom; the next one of `seeds` lends the other image.
 
@@ -108,7 +107,7 @@ def read_phantoms(
 
 
 def read_swaps(
-    reader: Reader, seeds: Sequence[int], visibility: Mapping[FindingKind, Threshold] = VISIBILITY
+    reader: Reader, seeds: Sequence[int], visibility: Mapping[FindingKind, Threshold] | None = None
 ) -> list[SwapReading]:
     """Every one-sided finding that a frontal phantom shows on its side and, swapped, on the other as well."""
     readings: list[SwapReading] = []

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import reading
 from benchmarks.figures import TARGETS, figures, judge, swap_figures
-from benchmarks.quality import _chunks
+from benchmarks.quality import FAINT_RESULTS, FRESH_RESULTS, RESULTS, _arguments, _chunks
 from benchmarks.reading import Reader, read_phantoms, read_swaps, read_view, read_yes_no
-from cxr_assistant.imaging.phantom import VISIBILITY, Phantom, make_phantom
+from cxr_assistant.imaging.phantom import FindingKind, Phantom, Threshold, make_phantom
 from cxr_assistant.study import Radiograph
 from cxr_assistant.tasks import Task
 
@@ -29,8 +30,8 @@ def drawn() -> Iterator[dict[str, Phantom]]:
         phantom = make_phantom(seed, findings=findings, size_px=96, **wishes)
         return phantoms.setdefault(phantom.radiograph.digest, phantom)
 
-    def make(seed: int, findings: Any = None, visibility: Any = VISIBILITY, **wishes: Any) -> Phantom:
-        assert visibility is VISIBILITY  # as a dictionary it cannot be part of what is looked up
+    def make(seed: int, findings: Any = None, visibility: Any = None, **wishes: Any) -> Phantom:
+        assert not visibility  # a dictionary cannot be part of what is looked up
         return make_small(seed, None if findings is None else tuple(findings), **wishes)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -137,3 +138,42 @@ def test_every_seed_is_in_one_group(num: int) -> None:
 )
 def test_answers_are_read_by_their_words(parse: Callable[[Any], Any], text: str, meaning: str) -> None:
     assert parse(text) == meaning
+
+
+def test_thresholds_that_are_asked_for_reach_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A nodule between 0.06 and 0.08 of the display range, at the size that the product draws."""
+    monkeypatch.setattr(reading, "make_phantom", make_phantom)
+    faint = {FindingKind.NODULE: Threshold(0.06, 0.6)}
+    shown = [
+        FindingKind.NODULE
+        in read_phantoms(say_always(""), [40_000_032], "training", thresholds)[0].truth.kinds
+        for thresholds in (None, faint)
+    ]
+    assert shown == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        ([], RESULTS),
+        (["--nodule-contrast", "0.08"], RESULTS),
+        (["--fresh"], FRESH_RESULTS),
+        (["--nodule-contrast", "0.06"], FAINT_RESULTS),
+    ],
+)
+def test_figures_of_one_kind_never_take_the_file_of_another(words: list[str], path: Path) -> None:
+    assert _arguments(words).out == path
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--fresh", "--nodule-contrast", "0.06"], "--out"),
+        (["--nodule-contrast", "0"], "above 0, up to 1"),
+        (["--nodule-contrast", "nan"], "above 0, up to 1"),
+    ],
+)
+def test_wrong_thresholds_are_refused(words: list[str], told: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        _arguments(words)
+    assert told in capsys.readouterr().err

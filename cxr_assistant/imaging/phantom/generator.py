@@ -148,11 +148,12 @@ def make_phantom(
     view: ViewPosition | None = None,
     ranges: AnatomyRanges = TRAINING_RANGES,
     size_px: int = 512,
-    visibility: Mapping[FindingKind, Threshold] = VISIBILITY,
+    visibility: Mapping[FindingKind, Threshold] | None = None,
 ) -> Phantom:
     """The phantom of `seed`, `size_px` rows high; findings and view are drawn by chance when not given.
 
-    `visibility` changes the truth (which findings are visible, masks, words), never the picture.
+    `visibility` holds thresholds that are not those of VISIBILITY. It changes the truth (which findings are
+    visible, masks, words), never the picture.
     Raises PhantomError for a negative seed, an unknown view, a size outside 64 to 4096, or findings that
     exclude each other.
     """
@@ -170,7 +171,8 @@ def make_phantom(
         sample_findings(clinic, view) if findings is None else tuple(r.completed(clinic) for r in findings)
     )
     check_combination(requests)
-    return _render(seed, anatomy, acquisition, requests, shape, size_px, visibility)
+    thresholds = {**VISIBILITY, **(visibility or {})}
+    return _render(seed, anatomy, acquisition, requests, shape, size_px, thresholds)
 
 
 def drawn_findings(seed: int) -> tuple[FindingRequest, ...]:
@@ -199,7 +201,7 @@ def _posture(view: ViewPosition) -> Posture:
 
 def _render(
     seed: int, anatomy: Anatomy, acquisition: Acquisition, requests: tuple[FindingRequest, ...],
-    rng: np.random.Generator, size_px: int, visibility: Mapping[FindingKind, Threshold],
+    rng: np.random.Generator, size_px: int, thresholds: Mapping[FindingKind, Threshold],
 ) -> Phantom:  # fmt: skip
     heart = next((r for r in requests if r.kind is FindingKind.CARDIOMEGALY), None)
     anatomy = enlarged_heart(anatomy, heart, rng)
@@ -226,7 +228,7 @@ def _render(
     radiograph, window = _digitise(film, paths.soft > 4.0, acquisition, camera, anatomy)
     display = _Display(film, straight, window, acquisition, camera.pixel_cm * anatomy.scale)
     judged = [
-        _judge(r, c, visibility[r.kind], display, anatomy.scale)
+        _judge(r, c, thresholds[r.kind], display, anatomy.scale)
         for r, c in zip(requests, changes, strict=True)
     ]
     return Phantom(
