@@ -21,7 +21,7 @@ from cxr_assistant.checkpoints.spec import Checkpoint, TaskWording
 from cxr_assistant.cli import main
 from cxr_assistant.errors import ForeignImage
 from cxr_assistant.imaging.rendering import encode_png
-from cxr_assistant.settings import PRECISIONS
+from cxr_assistant.settings import PRECISIONS, PROJECT_ROOT
 from cxr_assistant.tasks import Task
 from tests.doubles import ScriptedWorker, make_checkpoint
 
@@ -361,6 +361,21 @@ def test_train_hands_its_recipe_on(run, tmp_path: Path, monkeypatch) -> None:
     assert (code, objects(out)[0]["seed"], recipe.seed) == (0, 7, 7)
     assert recipe.phantoms == training.MICRO.phantoms
     assert (output, work, processes) == (tmp_path / "m", tmp_path / "m.work", None)
+
+
+def test_train_hands_a_guide_on(run, tmp_path: Path, monkeypatch) -> None:
+    import cxr_assistant.training.train as training
+
+    trained = []
+    monkeypatch.setattr(training, "train_plain", lambda *given: trained.append(given))
+    guide = PROJECT_ROOT / "weights" / "embedded"
+    options = ("train", "--out", tmp_path / "m", "--work", tmp_path / "w", "--micro", "--json")
+    code, _, _ = run(*options, "--guide", guide)
+    ((folder, recipe, output, work, _, processes),) = trained
+    assert (code, recipe, folder) == (0, training.MICRO_PLAIN, guide)
+    assert (output, work, processes) == (tmp_path / "m", tmp_path / "w", None)
+    code, _, error = run(*options, "--guide", tmp_path)
+    assert (code, "There is no finished model in" in error) == (2, True)
 
 
 def test_what_each_precision_needs_is_listed_against_what_is_free(run, monkeypatch) -> None:

@@ -279,7 +279,7 @@ def test_a_film_is_looked_at_once_for_the_gate_and_the_answer(
 ) -> None:
     resident = only_resident(service)
     looks: list[int] = []
-    look = resident.model.tower_features  # type: ignore[attr-defined]
+    look = resident.model.tower_states  # type: ignore[attr-defined]
 
     def counted(pixel_values: Any) -> Any:
         looks.append(len(pixel_values))
@@ -292,7 +292,7 @@ def test_a_film_is_looked_at_once_for_the_gate_and_the_answer(
     wide = PhantomGate(torch.zeros(width), torch.eye(width), threshold=float("inf"))
     monkeypatch.setattr(resident, "gate", wide)
     expected = ask_as(service, "Is there a nodule?", None).text
-    monkeypatch.setattr(resident.model, "tower_features", counted)
+    monkeypatch.setattr(resident.model, "tower_states", counted)
     assert ask_as(service, "Is there a nodule?", session).text == expected
     assert looks == [1]
 

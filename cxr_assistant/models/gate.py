@@ -28,7 +28,7 @@ class HasTower(Protocol):
     @property
     def tower(self) -> nn.Module: ...
 
-    def tower_features(self, pixel_values: Tensor) -> Tensor: ...
+    def tower_states(self, pixel_values: Tensor) -> list[Tensor]: ...
 
     def stem_features(self, pixel_values: Tensor) -> Tensor | None: ...
 
@@ -36,18 +36,19 @@ class HasTower(Protocol):
 
 
 def picture_features(model: HasTower, pixel_values: Tensor) -> Tensor:
-    """(N, F): what the patches of each picture carry on average and, of a tower with a stem, what its cells
-    do and by how much they differ: texture, which the blocks behind it hardly pass on. F is V + 2 W, or V."""
-    return _summed_up(model, pixel_values, model.tower_features(pixel_values))
+    """(N, F): what the patches of each picture carry on average, and mean and spread of texture, which the
+    last blocks hardly pass on: of a stem's cells, or of the patches a third of the way up a tower without.
+
+    F is V + 2 W, or 3 V.
+    """
+    return _summed_up(model, pixel_values, model.tower_states(pixel_values))
 
 
-def _summed_up(model: HasTower, pixel_values: Tensor, seen: Tensor) -> Tensor:
-    patches = seen.float().mean(dim=1)
+def _summed_up(model: HasTower, pixel_values: Tensor, states: list[Tensor]) -> Tensor:
     cells = model.stem_features(pixel_values)
-    if cells is None:
-        return patches
-    cells = cells.float().flatten(2)
-    return torch.cat((patches, cells.mean(dim=2), cells.std(dim=2)), dim=1)
+    texture = states[len(states) // 3].transpose(1, 2) if cells is None else cells.flatten(2)
+    texture = texture.float()
+    return torch.cat((states[-1].float().mean(dim=1), texture.mean(dim=2), texture.std(dim=2)), dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +110,11 @@ class PhantomGate:
         """
         weights = next(model.tower.parameters())
         pixels = torch.tensor(pixel_values).to(weights.device, weights.dtype)
-        seen = model.tower_features(pixels)
-        distance = float(self.distance(_summed_up(model, pixels, seen).cpu()).max())
+        states = model.tower_states(pixels)
+        distance = float(self.distance(_summed_up(model, pixels, states).cpu()).max())
         if not distance <= self.threshold:
             raise ForeignImage(
                 "This picture is no phantom, and this model has seen phantoms alone.",
                 hint="Choose a model that reads radiographs of people.",
             )
-        return model.project(seen)
+        return model.project(states[-1])

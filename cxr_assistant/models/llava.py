@@ -35,14 +35,19 @@ class StockLlava(DecoderModel):
 
     def tower_features(self, pixel_values: Tensor) -> Tensor:
         """(N, C, S, S) -> (N, P, V): the chosen layer's output, without the final norm."""
+        return self.tower_states(pixel_values)[-1]
+
+    def tower_states(self, pixel_values: Tensor) -> list[Tensor]:
+        """What `tower_features` is made of, (N, P, V) each: after the position embedding, then after every
+        block up to the chosen layer."""
         layer = self.config.vision_feature_layer
         num_blocks = len(self.tower.encoder.layer)
         # hidden_states[0] precedes block 0, so index -2 of 12 blocks is what block 10 puts out, and the
         # blocks after it need not run.
         num_needed = layer if layer >= 0 else num_blocks + 1 + layer
-        *_, hidden = tower_hidden_states(self._sight[0], pixel_values, num_needed)
-        drops_class_token = self.config.vision_feature_select_strategy == "default"
-        return hidden[:, 1:] if drops_class_token else hidden
+        first = 1 if self.config.vision_feature_select_strategy == "default" else 0  # drops the class token
+        states = tower_hidden_states(self._sight[0], pixel_values, num_needed)
+        return [hidden[:, first:] for hidden in states]
 
     def stem_features(self, pixel_values: Tensor) -> Tensor | None:
         """(N, C, S, S) -> (N, W, G, G), what stands in each cell of the stem; None for a tower without."""

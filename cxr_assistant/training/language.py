@@ -12,6 +12,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from cxr_assistant.checkpoints.embedded import END, prompt_pieces
 from cxr_assistant.imaging.phantom import FINDINGS_PROMPT, read_report, write_findings
@@ -19,7 +21,10 @@ from cxr_assistant.imaging.phantom import FINDINGS_PROMPT, read_report, write_fi
 __all__ = [
     "OUT_OF_SCOPE_ANSWER",
     "SPECIALS",
+    "Encoded",
+    "answer_logits",
     "encode_conversation",
+    "padded",
     "reworded",
     "sample_turns",
     "train_tokenizer",
@@ -57,6 +62,8 @@ Should the patient have a CT?|Is the trachea deviated?|Are there calcified lymph
 )
 
 Turn = tuple[str, str]
+Encoded = tuple[list[int], list[int]]
+"""Ids and loss targets of a conversation."""
 
 
 def sample_turns(record: dict[str, Any], rng: np.random.Generator, count: int) -> list[Turn]:
@@ -127,9 +134,7 @@ def _texts(record: dict[str, Any]) -> list[str]:
     return [f"USER: {question} ASSISTANT: {answer}" for question, answer in exchanges]
 
 
-def encode_conversation(
-    tokenizer: Any, turns: Sequence[Turn], num_image_tokens: int
-) -> tuple[list[int], list[int]]:
+def encode_conversation(tokenizer: Any, turns: Sequence[Turn], num_image_tokens: int) -> Encoded:
     """Ids and loss targets of a whole conversation; image positions hold IMAGE and are overwritten.
 
     Targets stand at the position that predicts them; everything but answers and their end is ignored.
@@ -144,3 +149,24 @@ def encode_conversation(
         ids += tokens
         targets += tokens if is_answer else [IGNORED_TOKEN] * len(tokens)
     return ids, [*targets[1:], IGNORED_TOKEN]
+
+
+def padded(conversations: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+    """Ids and loss targets (B, T) of several; padding stands at the end, where a causal model cannot see it
+    from before."""
+    length = max(len(ids) for ids, _ in conversations)
+    ids = torch.zeros((len(conversations), length), dtype=torch.long)
+    targets = torch.full((len(conversations), length), IGNORED_TOKEN)
+    for row, (tokens, wanted) in enumerate(conversations):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        targets[row, : len(wanted)] = torch.tensor(wanted)
+    return ids, targets
+
+
+def answer_logits(llava: Any, image_embeds: Tensor, ids: Tensor, targets: Tensor) -> Tensor:
+    """(L, vocabulary) where (B, T) ids predict one of L targets, read after image embeddings (B, P, D)."""
+    embeds = llava.model.language_model.embed_tokens(ids)
+    embeds = embeds.masked_scatter((ids == IMAGE)[..., None], image_embeds.to(embeds.dtype))
+    output = llava.model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    logits: Tensor = llava.lm_head(output[targets != IGNORED_TOKEN])
+    return logits

@@ -1,18 +1,19 @@
 """The numbers of a training run: one frozen value, one dial for its length.
 
-`EMBEDDED` made the committed model; `MICRO` proves in a minute that the recipe runs.
+`EMBEDDED` made the committed model; `MICRO` proves in a minute that the recipe runs. `PLAIN` teaches a model
+without a stem by a finished one, `MICRO_PLAIN` in half a minute.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from cxr_assistant.imaging.rendering import Rendering
 from cxr_assistant.imaging.transforms import ImageSpec, ResizeRule
 from cxr_assistant.models.stem import CELL_PX
 
-__all__ = ["EMBEDDED", "MICRO", "Recipe"]
+__all__ = ["EMBEDDED", "MICRO", "MICRO_PLAIN", "PLAIN", "PlainRecipe", "Recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +82,27 @@ class Recipe:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlainRecipe(Recipe):
+    """And those of a model without a stem, which learns from the one that the others make."""
+
+    plain_layers: int = 12
+    plain_batch: int = 6  # steps are what it lacks, not films (docs/LOG.md, 23 November 2026)
+    patch_patterns: int = 768
+    front_steps: int = 15_000
+    front_rate: float = 1e-3
+    whole_steps: int = 8_000
+    whole_rate: float = 4e-4
+
+
 EMBEDDED = Recipe()
+PLAIN = PlainRecipe()
 MICRO = Recipe(
     image_px=64, patch_px=16, stem_width=16, stem_batch=16, stem_steps=6, tower_width=64, tower_layers=2,
     language_width=64, language_layers=2, vocabulary=512, phantoms=60, first_phantoms=60, validation=30,
     language_phantoms=50, gate_films=16, batch=16, tower_steps=20, hard_phantoms=12, hard_steps=4,
     align_steps=4, instruct_steps=16, settle_steps=4, processes=1,
+)  # fmt: skip
+MICRO_PLAIN = PlainRecipe(
+    **asdict(MICRO), plain_layers=4, patch_patterns=96, front_steps=6, whole_steps=4,
 )  # fmt: skip

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import Dinov2Config
+from torch import Tensor
+from transformers import Dinov2Model
 
 from cxr_assistant.imaging.phantom import FINDINGS_PROMPT, FindingKind
 from cxr_assistant.models.llava import make_config, make_empty
@@ -23,29 +23,29 @@ from cxr_assistant.training.language import (
     EOS,
     IGNORED_TOKEN,
     IMAGE,
+    answer_logits,
     encode_conversation,
+    padded,
     reworded,
     sample_turns,
 )
 from cxr_assistant.training.pictures import augment, normalise
 from cxr_assistant.training.pool import Pool
 from cxr_assistant.training.recipe import Recipe
-from cxr_assistant.training.stage_tower import tower_config
 from cxr_assistant.training.team import SOLO, Team
 
-__all__ = ["make_student", "train_language"]
+__all__ = ["make_student", "retrain_language", "take_over_words", "train_language"]
 
 Report = Callable[[str], None]
 TurnsOf = Callable[[dict[str, Any]], list[tuple[str, str]]]
 
 
-def make_student(recipe: Recipe, vocab_size: int, tower: nn.Module) -> Any:
+def make_student(recipe: Recipe, vocab_size: int, tower: Dinov2Model) -> Any:
     """`LlavaForConditionalGeneration` with the taught tower and a fresh projector and language model."""
-    vision: Dinov2Config = tower_config(recipe)
     config = make_config(
         {
             "architectures": ["LlavaForConditionalGeneration"],
-            "vision_config": vision.to_dict(),
+            "vision_config": tower.config.to_dict(),
             "text_config": {
                 "model_type": "llama",
                 "hidden_size": recipe.language_width,
@@ -70,6 +70,13 @@ def make_student(recipe: Recipe, vocab_size: int, tower: nn.Module) -> Any:
     student = make_empty(config)
     student.model.vision_tower.load_state_dict(tower.state_dict())
     return student
+
+
+def take_over_words(student: Any, guide: Any) -> None:
+    """Let projector and language model begin as those of another model, whose tower `student` has not."""
+    student.model.multi_modal_projector.load_state_dict(guide.model.multi_modal_projector.state_dict())
+    student.model.language_model.load_state_dict(guide.model.language_model.state_dict())
+    student.lm_head.load_state_dict(guide.lm_head.state_dict())
 
 
 class LanguageTrainer:
@@ -154,29 +161,12 @@ class LanguageTrainer:
         return self.rng.choice(len(self.indices), count, p=self.chances)
 
     def _loss(self, features: Tensor, conversations: list[list[tuple[str, str]]]) -> Tensor:
+        patches = self.recipe.patches**2
+        ids, targets = padded([encode_conversation(self.tokenizer, t, patches) for t in conversations])
         with torch.autocast("cpu", torch.bfloat16):
             image_embeds = self.student.model.multi_modal_projector(features.float())
-            ids, targets = self._batch(conversations)
-            embeds = self.student.model.language_model.embed_tokens(ids)
-            embeds = embeds.masked_scatter((ids == IMAGE)[..., None], image_embeds.to(embeds.dtype))
-            # Padding stands at the end, where a causal model cannot see it from before.
-            output = self.student.model.language_model(
-                inputs_embeds=embeds, use_cache=False
-            ).last_hidden_state
-            logits = self.student.lm_head(output[targets != IGNORED_TOKEN])
+            logits = answer_logits(self.student, image_embeds, ids, targets)
         return F.cross_entropy(logits.float(), targets[targets != IGNORED_TOKEN])
-
-    def _batch(self, conversations: list[list[tuple[str, str]]]) -> tuple[Tensor, Tensor]:
-        encoded = [
-            encode_conversation(self.tokenizer, turns, self.recipe.patches**2) for turns in conversations
-        ]
-        length = max(len(ids) for ids, _ in encoded)
-        ids = torch.zeros((len(encoded), length), dtype=torch.long)
-        targets = torch.full((len(encoded), length), IGNORED_TOKEN)
-        for row, (tokens, wanted) in enumerate(encoded):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            targets[row, : len(wanted)] = torch.tensor(wanted)
-        return ids, targets
 
 
 def train_language(
@@ -204,3 +194,23 @@ def train_language(
             trainer.keep(state)
     trainer.settle()
     trainer.run("settle", recipe.settle_steps, recipe.settle_rate, conversation)
+
+
+def retrain_language(
+    student: Any, tokenizer: Any, pool: Pool, recipe: Recipe, report: Report, team: Team = SOLO
+) -> None:
+    """Both stages in short, for words that another tower's tokens were told in before."""
+    trainer = LanguageTrainer(student, tokenizer, pool, recipe, report, team)
+    trainer.run(
+        "align",
+        recipe.align_steps,
+        recipe.settle_rate,
+        lambda record: [(FINDINGS_PROMPT, reworded(record["report"], trainer.rng))],
+    )
+    trainer.settle()
+    trainer.run(
+        "settle",
+        recipe.settle_steps,
+        recipe.settle_rate,
+        lambda record: sample_turns(record, trainer.rng, recipe.questions_per_picture),
+    )

@@ -19,10 +19,19 @@ from transformers import Dinov2Config, Dinov2Model
 from cxr_assistant.models.stem import Stem, add_stem
 from cxr_assistant.training.data import IGNORED, KINDS, PRESENCE, SEVERITY, VIEWS
 
-__all__ = ["Balance", "Labels", "TowerTeacher", "bake_patches", "tower_loss", "whiten_patches"]
+__all__ = [
+    "MASK_SHARE",
+    "Balance",
+    "Labels",
+    "TowerTeacher",
+    "bake_patches",
+    "place_patches",
+    "tower_loss",
+    "whiten_patches",
+]
 
 _GRADES = 3
-_MASK_SHARE = 0.045  # a patch belongs to a finding from this covered share on: a catheter fills little of it
+MASK_SHARE = 0.045  # a patch belongs to a finding from this covered share on: a catheter fills little of it
 
 
 class TowerTeacher(nn.Module):
@@ -37,7 +46,7 @@ class TowerTeacher(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.tower = Dinov2Model(config)
-        _place_patches(self.tower, config)
+        place_patches(self.tower, config)
         add_stem(self.tower, stem.width)
         self.stem.load_state_dict(stem.state_dict())
         self.stem.requires_grad_(False)
@@ -78,7 +87,7 @@ class TowerTeacher(nn.Module):
         }
 
 
-def _place_patches(tower: Dinov2Model, config: Dinov2Config) -> None:
+def place_patches(tower: Dinov2Model, config: Dinov2Config) -> None:
     """Start position embeddings as 2-D sines (arXiv 2205.01580): a small tower need not find out the grid."""
     side, quarter = config.image_size // config.patch_size, config.hidden_size // 4
     frequency = 1 / 100 ** (torch.arange(quarter) / quarter)
@@ -119,7 +128,7 @@ class Balance:
     @classmethod
     def of(cls, masks: Tensor, presence: Tensor) -> Balance:
         """From (N, K, P, P) masks and (N, Q) labels: the odds against a positive, tempered."""
-        patch = (masks > _MASK_SHARE).float().mean(dim=(0, 2, 3)).clamp(1e-4, 0.5)
+        patch = (masks > MASK_SHARE).float().mean(dim=(0, 2, 3)).clamp(1e-4, 0.5)
         known = presence != IGNORED
         share = ((presence == 1).sum(0) / known.sum(0).clamp_min(1)).clamp(0.02, 0.5)
         return cls(((1 - patch) / patch) ** 0.6, ((1 - share) / share) ** 0.5)
@@ -169,7 +178,7 @@ def tower_loss(
     logits: dict[str, Tensor], labels: Labels, balance: Balance
 ) -> tuple[Tensor, dict[str, float]]:
     """The weighed sum of the losses, and each one for the log."""
-    target_BTK = (labels.masks.flatten(2).transpose(1, 2) > _MASK_SHARE).float()
+    target_BTK = (labels.masks.flatten(2).transpose(1, 2) > MASK_SHARE).float()
     patch = F.binary_cross_entropy_with_logits(logits["patch"].float(), target_BTK, pos_weight=balance.patch)
     presence = _presence_loss(logits["presence"], labels, balance)
     severity = _severity_loss(logits["severity"], labels)

@@ -28,17 +28,24 @@ from cxr_assistant.imaging.phantom import TRAINING_SEEDS, VALIDATION_SEEDS, make
 from cxr_assistant.imaging.transforms import prepare
 from cxr_assistant.models.gate import PhantomGate, picture_features
 from cxr_assistant.training.emphasis import hardest_seeds, seeds_to_learn_from
+from cxr_assistant.training.guide import Guide
 from cxr_assistant.training.language import train_tokenizer
 from cxr_assistant.training.pictures import normalise
 from cxr_assistant.training.pool import Pool, RenderJob, render_all
-from cxr_assistant.training.recipe import EMBEDDED, MICRO, Recipe
-from cxr_assistant.training.stage_language import make_student, train_language
+from cxr_assistant.training.recipe import EMBEDDED, MICRO, MICRO_PLAIN, PLAIN, PlainRecipe, Recipe
+from cxr_assistant.training.stage_language import (
+    make_student,
+    retrain_language,
+    take_over_words,
+    train_language,
+)
+from cxr_assistant.training.stage_plain import train_plain_tower
 from cxr_assistant.training.stage_stem import train_stem
 from cxr_assistant.training.stage_tower import train_tower
 from cxr_assistant.training.team import Team, run_team
 from cxr_assistant.training.tower import TowerTeacher
 
-__all__ = ["EMBEDDED", "MICRO", "train"]
+__all__ = ["EMBEDDED", "MICRO", "MICRO_PLAIN", "PLAIN", "train", "train_plain"]
 
 Report = Callable[[str], None]
 _ADMITTED, _SLACK = 0.995, 1.12  # the threshold: this quantile of held-out phantoms, and some air
@@ -66,6 +73,52 @@ def train(
     fit_gate(output, unseen, recipe, report, cores)
     (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     return output
+
+
+def train_plain(
+    guide: Path,
+    recipe: Recipe,
+    output: Path,
+    work: Path,
+    report: Report = print,
+    processes: int | None = None,
+) -> Path:
+    """Train a model without convolutions by the finished one in `guide`, and write it to `output`.
+
+    Its tower learns first, then its words, which begin as the guide's; films and states in `work` as `train`
+    leaves them there.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    cores = processes or recipe.processes
+    jobs = _jobs(recipe, work)
+    renderers = render_all(jobs, os.cpu_count() or 1)
+    try:
+        said = report if cores == 1 else _to_stderr
+        run_team(cores, _train_plain_member, guide, recipe, output, work, said)
+    finally:
+        for renderer in renderers:
+            renderer.terminate()
+    unseen = Pool(jobs.words, report)
+    unseen.grow_to(recipe.language_phantoms)
+    fit_gate(output, unseen, recipe, report, cores)
+    (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    return output
+
+
+def _train_plain_member(
+    team: Team, folder: Path, recipe: PlainRecipe, output: Path, work: Path, report: Report
+) -> None:
+    jobs, guide = _jobs(recipe, work), Guide(folder)
+    pool, hard, validation = Pool(jobs.eye, report), Pool(jobs.hard, report), Pool(jobs.check, report)
+    state = work / f"plain-{recipe.fingerprint}.pt"
+    tower = train_plain_tower(guide, (pool, hard), validation, recipe, report, state, team)
+    unseen = Pool(jobs.words, report)
+    unseen.grow_to(recipe.language_phantoms)
+    student = make_student(recipe, guide.tokenizer.get_vocab_size(), tower)
+    take_over_words(student, guide.llava)
+    retrain_language(student, guide.tokenizer, unseen, recipe, report, team)
+    if team.leads:
+        write_student(student, guide.tokenizer, recipe, output)
 
 
 class _Jobs(NamedTuple):

@@ -55,8 +55,9 @@ class Eye:
 
     tower = torch.nn.Linear(1, 1)
 
-    def tower_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([[[1.0, 2.0], [3.0, 6.0]]]).expand(len(pixel_values), 2, 2)
+    def tower_states(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        last = torch.tensor([[[1.0, 2.0], [3.0, 6.0]]]).expand(len(pixel_values), 2, 2)
+        return [-last, last - 1, 0 * last, last]
 
     def stem_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return pixel_values  # one channel, as many cells as pixels
@@ -75,6 +76,17 @@ def test_the_gate_compares_means_of_patches_and_the_texture_of_cells() -> None:
     torch.testing.assert_close(embeds, torch.tensor([[[10.0, 20.0], [30.0, 60.0]]]))
     with pytest.raises(ForeignImage):
         gate.check(Eye(), films.numpy())
+
+
+class PlainEye(Eye):
+    def stem_features(self, pixel_values: torch.Tensor) -> None:  # type: ignore[override]
+        return None
+
+
+def test_without_a_stem_the_texture_is_that_of_the_patches_a_third_of_the_way_up() -> None:
+    found = picture_features(PlainEye(), torch.zeros(1, 1, 2, 2))
+    spreads = [torch.tensor([0.0, 2.0]).std().item(), torch.tensor([1.0, 5.0]).std().item()]
+    torch.testing.assert_close(found, torch.tensor([[2.0, 4.0, 1.0, 3.0, *spreads]]))
 
 
 COMMITTED = PROJECT_ROOT / "weights" / "embedded"
