@@ -7,7 +7,7 @@ Sizes come from a LlavaConfig; must not know which checkpoint it describes, nor 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from cxr_assistant.models.decoder import DecoderModel
 from cxr_assistant.models.stem import StemmedPatches, add_stem
 from cxr_assistant.models.vlm import Processor
 
-__all__ = ["StockLlava", "make_config", "make_empty", "tower_hidden_states"]
+__all__ = ["StockLlava", "make_config", "make_empty", "states_behind", "tower_hidden_states"]
 
 
 class StockLlava(DecoderModel):
@@ -60,7 +60,12 @@ def tower_hidden_states(tower: Any, pixel_values: Tensor, num_blocks: int) -> It
     """Each (N, 1 + P, V): after the position embedding, then after each of the first `num_blocks` blocks."""
     hidden = tower.embeddings(pixel_values)
     yield hidden
-    for block in tower.encoder.layer[:num_blocks]:
+    yield from states_behind(tower.encoder.layer[:num_blocks], hidden)
+
+
+def states_behind(blocks: Iterable[Any], hidden: Tensor) -> Iterator[Tensor]:
+    """(N, 1 + P, V) after each of the blocks that `hidden` goes through."""
+    for block in blocks:
         output = block(hidden)
         hidden = output[0] if isinstance(output, tuple) else output
         yield hidden

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from cxr_assistant.checkpoints.convert import read_json
 from cxr_assistant.checkpoints.folder import published_name
-from cxr_assistant.models.llava import make_config, make_empty
+from cxr_assistant.errors import WeightsMismatch
+from cxr_assistant.models.llava import make_config, make_empty, states_behind
 from cxr_assistant.training.language import Encoded, answer_logits, padded
 
 __all__ = ["Guide"]
@@ -28,12 +29,21 @@ class Guide:
     """Reads films in bfloat16, as the stages before it did; none of its weights learns any more."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is a finished model, whose rounding to half precision is part of it."""
+        """`folder` is a finished model, whose rounding to half precision is part of it.
+
+        Raises MissingWeights, CorruptWeights, or WeightsMismatch when it is no embedded model.
+        """
         config = make_config(read_json(folder / "config.json"))
         config.vision_config._attn_implementation = config.text_config._attn_implementation = "eager"
         self.llava: Any = make_empty(config)
         stored = load_file(folder / "model.safetensors")
-        named = {name: stored[published_name(name)] for name in self.llava.state_dict()}
+        named = {name: stored.get(published_name(name)) for name in self.llava.state_dict()}
+        missing = sorted(name for name, tensor in named.items() if tensor is None)
+        if missing:
+            raise WeightsMismatch(
+                f"The guide lacks {len(missing)} tensors, for example {missing[0]}.",
+                hint="A guide is what `train` wrote, or weights/embedded.",
+            )
         self.llava.load_state_dict(named)
         self.llava.requires_grad_(False).eval()
         self.tower: Any = self.llava.model.vision_tower
@@ -48,11 +58,8 @@ class Guide:
 
     def tokens(self, embedding: Tensor) -> Tensor:
         """(N, 1 + P, V) of the last block."""
-        hidden = embedding
-        for block in self.tower.encoder.layer:
-            output = block(hidden)
-            hidden = output[0] if isinstance(output, tuple) else output
-        return hidden
+        *_, last = states_behind(self.tower.encoder.layer, embedding)
+        return last
 
     def words(self, tokens: Tensor, conversations: list[Encoded]) -> tuple[Tensor, Tensor]:
         """Logits (L, vocabulary) at every word of the answers, and the image embeddings (N, P, D) that they

@@ -8,8 +8,6 @@ convolutions do.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +19,7 @@ from cxr_assistant.training.recipe import PlainRecipe
 from cxr_assistant.training.stage_tower import tower_config
 from cxr_assistant.training.tower import place_patches
 
-__all__ = ["begin_plain_tower", "make_plain_tower", "plain_config", "states_of", "train_in_patterns"]
+__all__ = ["begin_plain_tower", "make_plain_tower", "plain_config", "train_in_patterns"]
 
 _FLOOR = 2e-3  # variance below which a pattern is noise, and is not made as strong as the others
 
@@ -51,16 +49,6 @@ def begin_plain_tower(recipe: PlainRecipe, guide: Guide, pixels: Tensor) -> Dino
     tower.layernorm.load_state_dict(guide.tower.layernorm.state_dict())
     train_in_patterns(tower, pixels, recipe.patch_patterns)
     return tower
-
-
-def states_of(tower: Any, pixels: Tensor, num_blocks: int) -> list[Tensor]:
-    """What each of the first blocks puts out, (N, 1 + P, V)."""
-    hidden, states = tower.embeddings(pixels), []
-    for block in tower.encoder.layer[:num_blocks]:
-        output = block(hidden)
-        hidden = output[0] if isinstance(output, tuple) else output
-        states.append(hidden)
-    return states
 
 
 class Patterns(nn.Module):

@@ -91,8 +91,10 @@ class PlainRecipe(Recipe):
     patch_patterns: int = 768
     front_steps: int = 15_000
     front_rate: float = 1e-3
-    whole_steps: int = 8_000
+    whole_steps: int = 6_500
     whole_rate: float = 4e-4
+    polish_steps: int = 3_000
+    polish_rate: float = 2e-4
 
 
 EMBEDDED = Recipe()
@@ -104,5 +106,5 @@ MICRO = Recipe(
     align_steps=4, instruct_steps=16, settle_steps=4, processes=1,
 )  # fmt: skip
 MICRO_PLAIN = PlainRecipe(
-    **asdict(MICRO), plain_layers=4, patch_patterns=96, front_steps=6, whole_steps=4,
+    **asdict(MICRO), plain_layers=4, patch_patterns=96, front_steps=6, whole_steps=4, polish_steps=2,
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 First leg: its front learns what the guide's patches and convolutions hand to the first block, patch by patch.
 Second leg: all its blocks learn that and the guide's own tokens, and that the guide's language model says the
-same of both.
+same of both. Third leg: the same again from other versions of the films, at a lower rate.
 """
 
 # N pictures, C channels, S pixels per side, P patches, V width of the tower, L words
@@ -10,8 +10,10 @@ same of both.
 from __future__ import annotations
 
 import time
+from bisect import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,13 @@ from torch import Tensor
 from transformers import Dinov2Model
 
 from cxr_assistant.imaging.phantom import FINDINGS_PROMPT, FindingKind
+from cxr_assistant.models.llava import tower_hidden_states
 from cxr_assistant.training.data import KINDS
 from cxr_assistant.training.descent import cosine_rate, descend
 from cxr_assistant.training.guide import Guide
 from cxr_assistant.training.language import Encoded, encode_conversation, reworded, sample_turns
 from cxr_assistant.training.pictures import augment, normalise
-from cxr_assistant.training.plain_tower import begin_plain_tower, states_of
+from cxr_assistant.training.plain_tower import begin_plain_tower
 from cxr_assistant.training.pool import Pool
 from cxr_assistant.training.recipe import PlainRecipe
 from cxr_assistant.training.stage_tower import share_per_patch
@@ -45,7 +48,7 @@ _WEIGHTS = {"near": 0.5, "far": 1.0, "read": 1.0, "words": 4.0}
 
 @dataclass
 class Lessons:
-    """Augmented pictures and what the guide makes of them; its tokens and words for the second leg alone."""
+    """Augmented pictures and what the guide makes of them; its tokens and words not for the first leg."""
 
     pixels: list[Tensor] = field(default_factory=list)  # (C, S, S) uint8
     emphasis: list[Tensor] = field(default_factory=list)  # (P,) how much more than others a patch weighs
@@ -72,16 +75,27 @@ class PlainTrainer:
             ).float()
         self.token_spread = tokens.flatten(0, 1).var(0)
         self.read_spread = (read - read.mean(0)).pow(2).mean()
-        self._begun: bool | None = None  # `is_front` of the leg whose optimiser and lessons are there
+        self.legs = (
+            (recipe.front_steps, recipe.front_rate),
+            (recipe.whole_steps, recipe.whole_rate),
+            (recipe.polish_steps, recipe.polish_rate),
+        )
+        self.ends = tuple(accumulate(steps for steps, _ in self.legs))
+        self._begun: int | None = None  # the leg whose optimiser and lessons are there
 
     @property
     def steps(self) -> int:
-        """Of both legs."""
-        return self.recipe.front_steps + self.recipe.whole_steps
+        """Of all legs."""
+        return self.ends[-1]
+
+    @property
+    def leg(self) -> int:
+        """0, 1 or 2: the one that the next step is of."""
+        return bisect(self.ends[:-1], self.step)
 
     @property
     def is_front(self) -> bool:
-        return self.step < self.recipe.front_steps
+        return self.leg == 0
 
     @property
     def _front(self) -> int:
@@ -100,7 +114,7 @@ class PlainTrainer:
         """Write the state, whole or not at all."""
         fresh = path.with_suffix(".new")
         state: dict[str, Any] = {"step": self.step, "tower": self.tower.state_dict()}
-        if self.step != self.recipe.front_steps:  # the second leg begins with an optimiser of its own
+        if self.step not in self.ends:  # each leg begins with an optimiser and lessons of its own
             state["optimizer"] = self.optimizer.state_dict()
         torch.save(state, fresh)
         fresh.replace(path)
@@ -108,15 +122,13 @@ class PlainTrainer:
     def learn(self) -> dict[str, float]:
         """One step; the chance of each is its own, so that a run that was cut goes on alike."""
         recipe = self.recipe
-        if self._begun is not self.is_front:
+        if self._begun != self.leg:
             self._begin_leg()
         share = self.team.share_of(recipe.plain_batch)
         rng = np.random.default_rng((recipe.seed + 12, self.team.rank, self.step))
         rows = rng.integers(0, len(self.lessons.pixels), share).tolist()
-        if self.is_front:
-            step, steps, peak = self.step, recipe.front_steps, recipe.front_rate
-        else:
-            step, steps, peak = self.step - recipe.front_steps, recipe.whole_steps, recipe.whole_rate
+        steps, peak = self.legs[self.leg]
+        step = self.step - (self.ends[self.leg] - steps)
         losses = self._losses(rows, emphasis=step / steps if self.is_front else 1.0)
         loss = sum(
             ((_WEIGHTS[n] if not self.is_front else 1.0) * x for n, x in losses.items()), torch.zeros(())
@@ -130,8 +142,9 @@ class PlainTrainer:
         weights = 1 + emphasis * torch.stack([lessons.emphasis[row] for row in rows])
         pixels = normalise(torch.stack([lessons.pixels[row] for row in rows]).float() / 255, self.recipe)
         with torch.autocast("cpu", torch.bfloat16):
-            states = states_of(self.tower, pixels, front if self.is_front else len(self.tower.encoder.layer))
-        wrong = states[front - 1].float() - torch.stack([lessons.embeddings[row] for row in rows]).float()
+            num_blocks = front if self.is_front else len(self.tower.encoder.layer)
+            states = list(tower_hidden_states(self.tower, pixels, num_blocks))
+        wrong = states[front].float() - torch.stack([lessons.embeddings[row] for row in rows]).float()
         errors = ((wrong @ self.measure) * wrong).sum(-1)
         near = _mean_over_patches(errors[:, 1:], weights) + errors[:, 0].mean()
         if self.is_front:
@@ -153,7 +166,7 @@ class PlainTrainer:
 
     def _begin_leg(self) -> None:
         """Optimiser and lessons of the leg that `step` is in."""
-        self._begun = self.is_front
+        self._begun = self.leg
         blocks = self.tower.encoder.layer[: self._front] if self.is_front else self.tower.encoder.layer
         self.tower.requires_grad_(False)
         self.tower.embeddings.requires_grad_(True)
@@ -167,17 +180,17 @@ class PlainTrainer:
             {"params": [p for n, p in named if n not in decays], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
-        self.lessons = self._see(tells=not self.is_front)
+        self.lessons = self._see()
 
     @torch.no_grad()
-    def _see(self, *, tells: bool) -> Lessons:
+    def _see(self) -> Lessons:
         """One augmented picture of each film of this member's share, another one for each leg."""
-        seed = (self.recipe.seed + 13, self.team.rank, int(tells))
+        seed = (self.recipe.seed + 13, self.team.rank, self.leg)
         generator = torch.Generator().manual_seed(int(np.random.default_rng(seed).integers(2**31)))
         rng, lessons = np.random.default_rng((*seed, 1)), Lessons()
         for pool in self.pools:
             for index in range(self.team.rank, pool.available, self.team.size):
-                self._add(lessons, pool, np.array([index]), generator, rng if tells else None)
+                self._add(lessons, pool, np.array([index]), generator, None if self.is_front else rng)
         return lessons
 
     def _add(
@@ -263,7 +276,7 @@ def train_plain_tower(
     while trainer.step < trainer.steps:
         seen.append(trainer.learn())
         step = trainer.step
-        ends = step in (recipe.front_steps, trainer.steps)
+        ends = step in trainer.ends
         if (step % 250 == 0 or ends) and team.leads:
             rate = recipe.plain_batch * (step - first) / (time.monotonic() - started)
             means = {name: np.mean([s[name] for s in seen[-250:] if name in s]) for name in seen[-1]}
@@ -285,8 +298,9 @@ def _validate(trainer: PlainTrainer, pool: Pool) -> str:
         near = trainer.guide.embedding(pixels)
         with torch.autocast("cpu", torch.bfloat16):
             far = trainer.guide.tokens(near)
-            states = states_of(trainer.tower, pixels, len(trainer.tower.encoder.layer))
-        ours = states[trainer._front - 1], states[-1]
+            num_blocks = len(trainer.tower.encoder.layer)
+            states = list(tower_hidden_states(trainer.tower, pixels, num_blocks))
+        ours = states[trainer._front], states[-1]
         found.append(tuple(t.float()[:, 1:] for t in (near, ours[0], far, ours[1])))
     near, ours_near, far, ours_far = (torch.cat(parts) for parts in zip(*found, strict=True))
     scale = trainer.token_spread.sqrt()

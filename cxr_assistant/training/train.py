@@ -59,25 +59,12 @@ def train(
     One process per core renders; how many train is the recipe's, since each learns from its own share of a
     batch: with other `processes` the same seed gives another model. Several report on stderr.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    cores = processes or recipe.processes
-    jobs = _jobs(recipe, work)
-    renderers = render_all(jobs, os.cpu_count() or 1)
-    try:
-        run_team(cores, _train_member, recipe, output, work, report if cores == 1 else _to_stderr)
-    finally:
-        for renderer in renderers:
-            renderer.terminate()
-    unseen = Pool(jobs.words, report)
-    unseen.grow_to(recipe.language_phantoms)
-    fit_gate(output, unseen, recipe, report, cores)
-    (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-    return output
+    return _run(_train_member, recipe, output, work, report, processes)
 
 
 def train_plain(
     guide: Path,
-    recipe: Recipe,
+    recipe: PlainRecipe,
     output: Path,
     work: Path,
     report: Report = print,
@@ -88,13 +75,24 @@ def train_plain(
     Its tower learns first, then its words, which begin as the guide's; films and states in `work` as `train`
     leaves them there.
     """
+    return _run(partial(_train_plain_member, guide), recipe, output, work, report, processes)
+
+
+def _run(
+    member: Callable[..., None],
+    recipe: Recipe,
+    output: Path,
+    work: Path,
+    report: Report,
+    processes: int | None,
+) -> Path:
+    """Phantoms, what each process of the team does, then the gate."""
     work.mkdir(parents=True, exist_ok=True)
     cores = processes or recipe.processes
     jobs = _jobs(recipe, work)
     renderers = render_all(jobs, os.cpu_count() or 1)
     try:
-        said = report if cores == 1 else _to_stderr
-        run_team(cores, _train_plain_member, guide, recipe, output, work, said)
+        run_team(cores, member, recipe, output, work, report if cores == 1 else _to_stderr)
     finally:
         for renderer in renderers:
             renderer.terminate()
@@ -106,7 +104,7 @@ def train_plain(
 
 
 def _train_plain_member(
-    team: Team, folder: Path, recipe: PlainRecipe, output: Path, work: Path, report: Report
+    folder: Path, team: Team, recipe: PlainRecipe, output: Path, work: Path, report: Report
 ) -> None:
     jobs, guide = _jobs(recipe, work), Guide(folder)
     pool, hard, validation = Pool(jobs.eye, report), Pool(jobs.hard, report), Pool(jobs.check, report)

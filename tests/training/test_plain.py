@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
 from cxr_assistant.checkpoints.embedded import build
+from cxr_assistant.errors import WeightsMismatch
 from cxr_assistant.imaging.phantom import FindingKind
+from cxr_assistant.models.llava import tower_hidden_states
 from cxr_assistant.models.stem import Stem
 from cxr_assistant.training.data import KINDS
 from cxr_assistant.training.guide import Guide
 from cxr_assistant.training.language import train_tokenizer
 from cxr_assistant.training.pictures import normalise
-from cxr_assistant.training.plain_tower import begin_plain_tower, make_plain_tower, states_of
+from cxr_assistant.training.plain_tower import begin_plain_tower, make_plain_tower
 from cxr_assistant.training.pool import Pool, RenderJob
 from cxr_assistant.training.recipe import MICRO_PLAIN
 from cxr_assistant.training.stage_language import make_student, take_over_words
@@ -33,7 +35,9 @@ from cxr_assistant.training.team import SOLO
 from cxr_assistant.training.tower import TowerTeacher, bake_patches
 from cxr_assistant.training.train import write_student
 
-RECIPE = replace(MICRO_PLAIN, phantoms=16, hard_phantoms=8, validation=8, front_steps=4, whole_steps=4)
+RECIPE = replace(
+    MICRO_PLAIN, phantoms=16, hard_phantoms=8, validation=8, front_steps=4, whole_steps=4, polish_steps=3
+)
 
 
 @pytest.fixture(scope="module")
@@ -97,16 +101,37 @@ def test_the_first_leg_teaches_the_front_alone(guide, pools, tmp_path: Path) -> 
     assert {int(name.split(".")[2]) for name in changed if name.startswith("encoder")} == {0, 1, 2, 3}
 
 
-def test_a_tower_that_sees_as_the_guide_does_has_nothing_to_learn(guide, pools) -> None:  # type: ignore[no-untyped-def]
+def test_the_guide_says_of_its_own_tokens_what_the_lessons_hold_and_of_others_something_else(
+    guide, pools
+) -> None:  # type: ignore[no-untyped-def]
     trainer = PlainTrainer(guide, replace(RECIPE, front_steps=0), pools, SOLO)
     trainer.learn()
     tokens = torch.stack(trainer.lessons.tokens[:3]).float()[:, 1:]
-    logits, _ = guide.words(tokens, trainer.lessons.conversations[:3])
     said = torch.cat(trainer.lessons.logits[:3]).float()
-    assert (
-        F.kl_div(logits.log_softmax(-1), said.log_softmax(-1), log_target=True, reduction="batchmean") < 1e-3
-    )
-    assert len(logits) > 30
+
+    def distance(seen: torch.Tensor) -> float:
+        logits, _ = guide.words(seen, trainer.lessons.conversations[:3])
+        return float((logits - said).pow(2).mean())
+
+    assert len(said) > 30
+    assert distance(tokens) < 0.2 * distance(torch.randn(tokens.shape) * 5)
+
+
+def test_a_guide_with_a_tensor_missing_is_a_sentence(guide, pools, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    write_student(guide.llava, guide.tokenizer, RECIPE, tmp_path / "guide")
+    path = tmp_path / "guide" / "model.safetensors"
+    stored = load_file(path)
+    del stored["language_model.lm_head.weight"]
+    save_file(stored, path)
+    with pytest.raises(WeightsMismatch, match="lacks 1 tensors, for example lm_head.weight"):
+        Guide(tmp_path / "guide")
+
+
+def test_a_taught_tower_is_taken_up_without_new_lessons(guide, pools, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    whole, _ = taught(guide, pools, tmp_path / "whole.pt")
+    monkeypatch.setattr(PlainTrainer, "_see", lambda *_, **__: pytest.fail("lessons were made"))
+    again, _ = taught(guide, pools, tmp_path / "whole.pt")
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items())
 
 
 def test_to_guess_the_mean_of_each_place_counts_one(guide, pools) -> None:  # type: ignore[no-untyped-def]
@@ -126,9 +151,7 @@ def test_patches_with_a_small_finding_weigh_most() -> None:
     assert patch_emphasis(shares).tolist() == [[0.0, 3.0, 8.0, 0.0]]
 
 
-@pytest.mark.parametrize(
-    "at", [2, RECIPE.front_steps, 6], ids=["in the first leg", "between", "in the second"]
-)
+@pytest.mark.parametrize("at", [2, 4, 9], ids=["in the first leg", "behind it", "in the third"])
 def test_a_run_that_was_cut_goes_on_to_the_same_tower(guide, pools, tmp_path: Path, at: int) -> None:  # type: ignore[no-untyped-def]
     whole, lines = taught(guide, pools, tmp_path / "whole.pt")
     assert not any(line.startswith("taking up") for line in lines)
@@ -157,5 +180,5 @@ def test_transformers_alone_reads_the_finished_folder(guide, pools, tmp_path: Pa
         torch.testing.assert_close(
             torch.stack(list(theirs)), ours.encode(pixels.numpy()), atol=1e-5, rtol=1e-4
         )
-        states = states_of(stock.model.vision_tower, pixels, RECIPE.plain_layers)
-    torch.testing.assert_close(states[-1][:, 1:], ours.tower_features(pixels), atol=1e-5, rtol=1e-4)  # type: ignore[attr-defined]
+        *_, last = tower_hidden_states(stock.model.vision_tower, pixels, RECIPE.plain_layers)
+    torch.testing.assert_close(last[:, 1:], ours.tower_features(pixels), atol=1e-5, rtol=1e-4)  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import Dinov2Model
 
 from cxr_assistant.checkpoints.embedded import CHECKPOINT, build, prompt_pieces
@@ -39,11 +40,11 @@ from cxr_assistant.training.language import (
 )
 from cxr_assistant.training.pictures import augment
 from cxr_assistant.training.pool import Pool, RenderJob
-from cxr_assistant.training.recipe import EMBEDDED, MICRO
+from cxr_assistant.training.recipe import EMBEDDED, MICRO, MICRO_PLAIN
 from cxr_assistant.training.stage_stem import CropDealer, train_stem
 from cxr_assistant.training.stage_tower import share_per_patch, tower_config
 from cxr_assistant.training.tower import bake_patches, whiten_patches
-from cxr_assistant.training.train import train
+from cxr_assistant.training.train import train, train_plain
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,11 @@ def test_the_micro_recipe_makes_a_model_that_the_product_loads(
     assert PhantomGate.load(folder / "gate.safetensors").threshold > 0
     assert any(line.startswith(f"instruct {MICRO.instruct_steps}/") for line in lines)
     assert any(line.startswith(f"tower {MICRO.tower_steps + MICRO.hard_steps}/") for line in lines)
+    plain = train_plain(folder, MICRO_PLAIN, tmp_path / "plain", tmp_path / "work", lines.append)
+    tower = build(plain, device="cpu", precision="fp32").tower  # type: ignore[attr-defined]
+    assert len(tower.encoder.layer) == MICRO_PLAIN.plain_layers
+    assert type(tower.embeddings.patch_embeddings.projection) is nn.Conv2d
+    assert PhantomGate.load(plain / "gate.safetensors").mean.shape == (3 * MICRO_PLAIN.tower_width,)
     # The gate takes long, and follows from the model.
     monkeypatch.setattr("cxr_assistant.training.train.fit_gate", lambda *_: None)
     (folder / "gate.safetensors").unlink()
